@@ -1,0 +1,109 @@
+"""Uploads to clean RGB pictures, and pictures to and from tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .request import RequestError
+
+MAX_PIXELS = 64_000_000  # a 64-megapixel photo; more is refused before it is decoded
+MAX_BYTES = 50_000_000
+KEPT_SIDE = 2048  # the long side that later steps see at most
+
+
+def open_picture(source: str | Path | bytes | Image.Image, name: str = "") -> Image.Image:
+    """A file, its bytes or a PIL picture as clean RGB: first frame, turned upright, transparency on white, at most
+    KEPT_SIDE pixels on the long side. Raises RequestError for what is no picture, damaged or too large."""
+    name = name or (Path(source).name if isinstance(source, str | Path) else "The picture")
+    if isinstance(source, Image.Image):
+        return _cleaned(source, name)
+    size = len(source) if isinstance(source, bytes) else _file_size(source, name)
+    if size > MAX_BYTES:
+        raise RequestError("file_too_large", value=name, size=size // 1_000_000, limit=MAX_BYTES // 1_000_000)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we hold our own limit
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+                return _cleaned(picture, name)
+    except Image.DecompressionBombError as error:
+        raise RequestError("picture_too_large", value=name, pixels=MAX_PIXELS + 1, limit=MAX_PIXELS) from error
+    except UnidentifiedImageError as error:
+        raise RequestError("not_a_picture", value=name) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError("damaged_picture", value=name) from error
+
+
+def _file_size(source: str | Path, name: str) -> int:
+    if not os.path.isfile(source):
+        raise RequestError("not_a_picture", value=name)
+    return os.path.getsize(source)
+
+
+def _cleaned(picture: Image.Image, name: str) -> Image.Image:
+    pixels = picture.width * picture.height
+    if pixels > MAX_PIXELS:
+        raise RequestError("picture_too_large", value=name, pixels=pixels, limit=MAX_PIXELS)
+    if picture.format == "JPEG":
+        picture.draft("RGB", (KEPT_SIDE, KEPT_SIDE))  # decode a large photo at a fraction of its size
+    picture.load()
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit and float greys
+        values = np.asarray(picture, dtype=np.float64)
+        top = 65535.0 if values.max() > 255 else 255.0
+        picture = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    picture = picture.convert("RGB")
+    picture.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
+    clean = Image.new("RGB", picture.size)  # without metadata
+    clean.paste(picture)
+    return clean
+
+
+def content_hash(picture: Image.Image) -> str:
+    """The first 16 hex digits of the SHA-256 of a clean picture's size and pixels."""
+    digest = hashlib.sha256(f"{picture.width}x{picture.height}".encode())
+    digest.update(picture.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def fitted(picture: Image.Image, long_side: int, multiple: int) -> Image.Image:
+    """The picture with its long side brought to `long_side`, both sides rounded to a multiple (at least one)."""
+    scale = long_side / max(picture.size)
+    width, height = (max(multiple, round(side * scale / multiple) * multiple) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def squared(picture: Image.Image) -> Image.Image:
+    """The picture on a square canvas, its border colours stretched outwards, nothing cut off."""
+    side = max(picture.size)
+    if picture.width == picture.height:
+        return picture
+    pixels = np.asarray(picture)
+    above, left = (side - picture.height) // 2, (side - picture.width) // 2
+    padding = ((above, side - picture.height - above), (left, side - picture.width - left), (0, 0))
+    return Image.fromarray(np.pad(pixels, padding, mode="edge"))
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """An RGB picture as (1, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def to_picture(pixels: Tensor) -> Image.Image:
+    """A tensor (1, 3, H, W) in [-1, 1] as an RGB picture."""
+    values = ((pixels[0].float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return Image.fromarray(values.permute(1, 2, 0).cpu().contiguous().numpy())

@@ -1,0 +1,65 @@
+"""The autoencoder with its scale and shift, and the fitted linear map that turns latents into previews."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Vae:
+    """An AutoencoderKL; pictures (B, 3, H, W) in [-1, 1], latents (B, C, H / factor, W / factor) of unit scale."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.factor = 2 ** (len(model.config.block_out_channels) - 1)
+        self.channels = model.config.latent_channels
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The mean latent, shifted and scaled; nothing is sampled."""
+        config = self.model.config
+        latent = self.model.encode(pixels.to(self.model.device, self.model.dtype)).latent_dist.mode()
+        return (latent.float() - config.shift_factor) * config.scaling_factor
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """The picture, float32, clamped to [-1, 1]."""
+        config = self.model.config
+        latent = latent / config.scaling_factor + config.shift_factor
+        return self.model.decode(latent.to(self.model.device, self.model.dtype)).sample.float().clamp(-1, 1)
+
+
+class PreviewMap(nn.Module):
+    """A linear map from a latent's neighbourhoods to patches of pixels, fitted by least squares: no network, no learning.
+
+    `weight` (3 p^2, C, k, k) and `bias` (3 p^2,): each latent position becomes a patch of p x p pixels.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to pictures (B, 3, h p, w p) in [-1, 1]."""
+        kernel = self.weight.shape[-1]
+        patch = int((self.weight.shape[0] // 3) ** 0.5)
+        padded = F.pad(latent, (kernel // 2,) * 4, mode="replicate")
+        out = F.conv2d(padded.to(self.weight), self.weight, self.bias)
+        return F.pixel_shuffle(out, patch).clamp(-1, 1)
+
+
+def fit_preview(latents: Tensor, pixels: Tensor, kernel: int = 3, patch: int = 8) -> PreviewMap:
+    """The least-squares map from latents (B, C, h, w) to pictures (B, 3, H, W) in [-1, 1], seen at h * patch pixels."""
+    size = (latents.shape[-2] * patch, latents.shape[-1] * patch)
+    if pixels.shape[-2:] != size:
+        pixels = F.interpolate(pixels, size, mode="area")
+    channels = latents.shape[1]
+    padded = F.pad(latents, (kernel // 2,) * 4, mode="replicate")
+    inputs = F.unfold(padded, kernel).transpose(1, 2).flatten(0, 1).double()
+    inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1)
+    wanted = F.pixel_unshuffle(pixels, patch).flatten(2).transpose(1, 2).flatten(0, 1).double()
+    ridge = 1e-3 * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64, device=inputs.device)
+    solved = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ wanted).T.float()
+    return PreviewMap(solved[:, :-1].reshape(-1, channels, kernel, kernel).contiguous(), solved[:, -1].contiguous())

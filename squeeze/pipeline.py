@@ -1,0 +1,183 @@
+"""One generation is a generator: `generate(models, request)` yields what happens, from the first reading to the picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import balance
+from .conditioning import condition
+from .events import Encoded, Event, Finished, StageStarted, StepDone
+from .identity import identify
+from .images import content_hash, to_picture
+from .models.dit import Conditioning, Dit, Identity
+from .models.loading import Models
+from .models.profiles import Profile
+from .previews import preview
+from .recipe import VERSION
+from .request import Request, RequestError, clean_prompt
+from .sampling import denoise, draw_noise, grid_ids, schedule, shift_for, unpack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """Where to go on: `step` steps are done, `img` (1, N, 4 C) is the latent after them (events.StepDone.img)."""
+
+    step: int
+    img: Tensor
+
+
+@torch.inference_mode()
+def generate(models: Models, request: Request, resume: Resume | None = None) -> Iterator[Event]:
+    """Draws one picture, step by step. With `resume` only the steps from there are done, with this request's balances.
+
+    Raises RequestError before the first event where the request is not within the profile's limits.
+    """
+    began = time.monotonic()
+    # 1 the request, within the profile's limits
+    request = request.checked(models.profile.limits)
+    times, counts = plan(models.profile, request)
+    first = _start(request, resume)
+    # 2 the canvas: its size in latents and tokens
+    height, width = request.height // models.vae.factor, request.width // models.vae.factor
+    rows, columns = height // 2, width // 2
+    # 3 and 4 the MLLM reads references and prompt together; the aggregation squeezes its layers
+    prompt = clean_prompt(request.prompt)
+    conditioning = condition(models, request.references, prompt)
+    # 5 the VAE's identity tokens
+    identity = identify(models, request.references, rows, columns)
+    # 6 noise, positions, schedule
+    img_ids = grid_ids(rows, columns)
+    img = resume.img.float() if resume else draw_noise(request.seed, rows * columns, models.dit.channels)
+    img = img.to(models.device)
+    yield Encoded(
+        seconds=time.monotonic() - began,
+        unknown_words=tuple(models.mllm.unknown_words(prompt)),
+        stage_steps=counts,
+        times=tuple(times[:-1]),
+    )
+
+    negative = Conditioning(
+        txt=conditioning.txt[:, :0],
+        image=conditioning.image[:0],
+        vec=conditioning.null_vec,
+        null_vec=conditioning.null_vec,
+    )
+    velocity = guided(models.dit, request, counts, img_ids, conditioning, negative, identity)
+    # 8 Euler steps, each with 7 the balance of its stage (see guided)
+    stepped = time.monotonic()
+    for moved in denoise(img, times, velocity, first):
+        img = moved.img
+        stage = balance.stage_of(moved.index, counts)
+        if moved.index == first or moved.index == sum(counts[:stage]):
+            yield StageStarted(stage=stage, step=moved.index, balance=request.balance[stage])
+        # 9 a look at x0
+        shown = preview(models, moved.x0, height, width) if request.previews else None
+        now = time.monotonic()
+        yield StepDone(
+            step=moved.index, steps=request.steps, stage=stage, t=moved.t, seconds=now - stepped, preview=shown,
+            img=img.detach().cpu().clone(),
+        )  # fmt: skip
+        stepped = time.monotonic()
+    # 10 the picture
+    picture = to_picture(models.vae.decode(unpack(img, height, width)))
+    yield Finished(image=picture, recipe=recipe_of(models, request, counts), seconds=time.monotonic() - began)
+
+
+def plan(profile: Profile, request: Request) -> tuple[list[float], tuple[int, int, int]]:
+    """The times of a request (N + 1) and its whole steps per stage."""
+    tokens = request.height * request.width // 256
+    mu = shift_for(tokens) if profile.shift is None else profile.shift
+    times = schedule(request.steps, mu)
+    return times, request.stage_steps or balance.steps_per_stage(times[:-1], profile.tau1, profile.tau2)
+
+
+def guided(
+    dit: Dit,
+    request: Request,
+    counts: tuple[int, int, int],
+    img_ids: Tensor,
+    conditioning: Conditioning,
+    negative: Conditioning,
+    identity: Identity,
+) -> Callable[[Tensor, int, float], Tensor]:
+    """The velocity (img, index, t) -> (1, N, 4 C) with each step's balance and true classifier-free guidance.
+
+    `negative` is what the unconditional branch reads in the MLLM's place (nothing, in our own profiles); with
+    `uncond = full` the reference tokens stay in it as they weigh at that step, with `lean` they do not.
+    """
+
+    def velocity(img: Tensor, index: int, t: float) -> Tensor:
+        weights = balance.weights(request.balance[balance.stage_of(index, counts)])
+        kept = dit.velocity(
+            img, img_ids, t, conditioning=conditioning, identity=identity, weights=weights,
+            guidance=request.guidance, late_text=request.late_text,
+        ).float()  # fmt: skip
+        if request.cfg == 1:
+            return kept
+        without = balance.Weights(mllm=1.0, vae=weights.vae if request.uncond == "full" else 0.0)
+        free = dit.velocity(
+            img, img_ids, t, conditioning=negative, identity=identity, weights=without, guidance=request.guidance
+        ).float()
+        return free + request.cfg * (kept - free)
+
+    return velocity
+
+
+def resumable(profile: Profile, before: Request, after: Request) -> int:
+    """The first step at which two requests differ: 0 unless only the balances of later stages changed."""
+    same = replace(after, balance=before.balance, previews=before.previews) == before
+    if not same:
+        return 0
+    counts = plan(profile, after)[1]
+    for stage in range(len(counts)):
+        if before.balance[stage] != after.balance[stage]:
+            return sum(counts[:stage])
+    return after.steps
+
+
+def recipe_of(models: Models, request: Request, counts: tuple[int, int, int]) -> dict[str, Any]:
+    """Everything that makes this picture again, see recipe.py."""
+    return {
+        "version": VERSION,
+        "profile": models.profile.name,
+        "revision": models.revision,
+        "prompt": request.prompt,
+        "references": [content_hash(picture) for picture in request.references],
+        "balance": list(request.balance),
+        "stage_steps": list(counts),
+        "steps": request.steps,
+        "cfg": request.cfg,
+        "guidance": request.guidance,
+        "seed": request.seed,
+        "height": request.height,
+        "width": request.width,
+        "uncond": request.uncond,
+        "late_text": request.late_text,
+        "software": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+    }
+
+
+def _start(request: Request, resume: Resume | None) -> int:
+    if resume is None:
+        return 0
+    tokens = request.height * request.width // 256
+    if not 0 < resume.step < request.steps or resume.img.shape[1] != tokens:
+        raise RequestError("resume", value=resume.step, total=request.steps)
+    return resume.step
+
+
+def default_request(profile: Profile, **asked: Any) -> Request:
+    """A request with the profile's defaults where nothing was asked; `asked` are fields of Request."""
+    defaults: dict[str, Any] = {
+        "profile": profile.name, "balance": profile.balance, "steps": profile.steps, "cfg": profile.cfg,
+        "guidance": profile.guidance, "seed": 0, "height": profile.size, "width": profile.size,
+        "uncond": profile.uncond, "late_text": profile.late_text,
+    }  # fmt: skip
+    return Request(**(defaults | asked))

@@ -1,0 +1,111 @@
+"""Reads the embedded world's attributes from any picture: the measuring instrument of the evaluator.
+
+A small convolutional network, trained on renders alone. It takes no part in training or choosing the generator.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from .language import ANSWERS
+
+HEADS: dict[str, int] = {name: len(ANSWERS[name]) for name in ANSWERS if name != "facing"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the probe sees. `index` and `confidence` (B,) for each attribute; `azimuth` (B,) in degrees [0, 360)."""
+
+    index: dict[str, Tensor]
+    confidence: dict[str, Tensor]
+    azimuth: Tensor
+
+
+class _Block(nn.Module):
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, 2, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width_out)
+        self.conv2 = nn.Conv2d(width_out, width_out, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width_out)
+        self.skip = nn.Conv2d(width_in, width_out, 1, 1, 0, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.skip(F.avg_pool2d(x, 2)))
+
+
+class Probe(ModelMixin, ConfigMixin):
+    """Pictures (B, 3, 64, 64) in [-1, 1] to logits for each attribute and a facing direction (B, 2)."""
+
+    @register_to_config
+    def __init__(self, size: int = 64, widths: tuple[int, ...] = (32, 64, 128, 192)) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 3, 1, 1)
+        self.blocks = nn.Sequential(*(_Block(a, b) for a, b in zip((widths[0], *widths), widths, strict=False)))
+        side = size // 2 ** len(widths)
+        self.neck = nn.Linear(widths[-1] * side * side, 256)
+        self.heads = nn.ModuleDict({name: nn.Linear(256, count) for name, count in HEADS.items()})
+        self.direction = nn.Linear(256, 2)
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Logits (B, classes) for each attribute, and `direction` (B, 2), unnormalised (sin, cos) of the azimuth."""
+        features = F.relu(self.neck(self.blocks(F.relu(self.stem(pixels))).flatten(1)))
+        return {name: head(features) for name, head in self.heads.items()} | {"direction": self.direction(features)}
+
+    @torch.inference_mode()
+    def read(self, pixels: Tensor) -> Reading:
+        """Reads pictures (B, 3, H, W) in [-1, 1], of any size."""
+        size = self.config["size"]
+        if pixels.shape[-2:] != (size, size):
+            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+        out = self(pixels.to(self.dtype))
+        sin, cos = out.pop("direction").float().unbind(-1)
+        best = {name: logits.float().softmax(-1).max(-1) for name, logits in out.items()}
+        return Reading(
+            index={name: value.indices for name, value in best.items()},
+            confidence={name: value.values for name, value in best.items()},
+            azimuth=torch.atan2(sin, cos) * 180 / math.pi % 360,
+        )
+
+
+def probe_loss(out: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
+    """Cross-entropy over what is visible (truth >= 0) plus 1 - cos of the facing error; a scalar."""
+    radians = truth["azimuth"] * math.pi / 180
+    target = torch.stack([radians.sin(), radians.cos()], -1)
+    loss = 2 * (1 - F.cosine_similarity(out["direction"].float(), target, dim=-1)).mean()
+    for name in HEADS:
+        loss = loss + F.cross_entropy(out[name].float(), truth[name], ignore_index=-1, label_smoothing=0.02)
+    return loss
+
+
+def degrees_between(a: Tensor, b: Tensor) -> Tensor:
+    """The angle between two directions in degrees, in [0, 180]."""
+    return ((a - b + 180) % 360 - 180).abs()
+
+
+def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Shifts, blurs, dims and roughens pictures (B, 3, H, W) in [-1, 1], as generation and decoding may."""
+    batch = len(pixels)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator).to(pixels.device)
+
+    scale = 0.92 + 0.16 * rand(batch)
+    theta = torch.zeros(batch, 2, 3, device=pixels.device)
+    theta[:, 0, 0], theta[:, 1, 1] = scale, scale
+    theta[:, :, 2] = (rand(batch, 2) - 0.5) * 0.16
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+    pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="reflect"), 3, 1)
+    pixels = pixels + (blurred - pixels) * (rand(batch, 1, 1, 1) * 1.6 - 0.6).clamp_min(0)
+    pixels = pixels * (0.9 + 0.2 * rand(batch, 1, 1, 1)) + 0.1 * (rand(batch, 3, 1, 1) - 0.5)
+    noise = torch.randn(pixels.shape, generator=generator).to(pixels.device)
+    return (pixels + noise * 0.06 * rand(batch, 1, 1, 1)).clamp(-1, 1)

@@ -1,0 +1,15 @@
+"""A step's picture as foreseen from there, small and cheap: never part of the computation, only a look at it."""
+
+from __future__ import annotations
+
+from PIL import Image
+from torch import Tensor
+
+from .images import to_picture
+from .models.loading import Models
+from .sampling import unpack
+
+
+def preview(models: Models, x0: Tensor, height: int, width: int) -> Image.Image:
+    """The picture of foreseen tokens x0 (1, N, 4 C); `height` and `width` are the latent's."""
+    return to_picture(models.preview(unpack(x0.detach(), height, width)))

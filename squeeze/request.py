@@ -1,0 +1,152 @@
+"""What was asked for, checked once. Every mistake a user can make becomes a `RequestError` with the value and the remedy."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from .balance import STAGES
+
+MAX_SEED = 2**53 - 1  # the largest integer a browser's number holds exactly
+
+SENTENCES: dict[str, str] = {
+    "no_reference": "There is no picture of the subject. Upload one, paste one, or pick an example.",
+    "too_many_references": "This profile takes at most {limit} reference pictures, and {value} were given. Remove some.",
+    "not_a_picture": "{value} could not be read as a picture. Use a PNG, JPEG, WEBP, GIF, BMP or TIFF file.",
+    "damaged_picture": "{value} is damaged or cut short. Save it again and retry.",
+    "picture_too_large": "{value} has {pixels:,} pixels; the limit is {limit:,}. Shrink it and retry.",
+    "file_too_large": "{value} is {size} MB; the limit is {limit} MB. Shrink it and retry.",
+    "empty_prompt": "The prompt is empty. Say where the subject should be, for example: on the beach.",
+    "long_prompt": "The prompt has {value:,} characters; the limit is {limit:,}. Shorten it.",
+    "steps": "Steps must be a whole number from 1 to {limit}, not {value}.",
+    "cfg": "CFG must be a number from 1 to {limit}, not {value}.",
+    "guidance": "Guidance must be a number from 0 to {limit}, not {value}.",
+    "seed": "The seed must be a whole number from 0 to {limit}, not {value}.",
+    "balance": "The balance of stage {stage} must be a number from 0 (semantics) to 1 (identity), not {value}.",
+    "balance_length": "There are three stages, so the balance needs three numbers like 0,0.5,1, not {value}.",
+    "stage_steps": "The steps of the three stages must be three whole numbers that add up to {total}, not {value}.",
+    "size": "{name} must be a multiple of {multiple} from {least} to {limit} pixels, not {value}.",
+    "option": "{name} must be one of {choices}, not {value}.",
+    "profile": "There is no profile named {value}. Choose one of {choices}.",
+    "resume": "The kept step {value} does not belong to this request of {total} steps. Generate it anew.",
+}
+
+
+class RequestError(ValueError):
+    """A mistake the user can mend. `code` is a key of SENTENCES; `values` fill its sentence."""
+
+    def __init__(self, code: str, **values: Any) -> None:
+        self.code, self.values = code, values
+        super().__init__(SENTENCES[code].format(**values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a profile can take. Sizes in pixels; a reference's long side is brought to `reference` pixels."""
+
+    steps: int = 100
+    cfg: float = 10.0
+    guidance: float = 10.0
+    prompt: int = 2000
+    references: int = 1
+    least_size: int = 64
+    most_size: int = 64
+    multiple: int = 16
+    reference: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One generation. `references` are clean RGB pictures (images.open_picture).
+
+    `balance` is b in [0, 1] per stage; `cfg` true classifier-free guidance (1 = off); `guidance` FLUX's embedded
+    guidance; `height`, `width` in pixels; `stage_steps` whole steps per stage, None = from the profile's thresholds;
+    `late_text` what stays of the MLLM tokens where they weigh nothing: `drop` or `keep`; `uncond` what the
+    unconditional branch sees: `lean` nothing, `full` the reference tokens; `previews` whether steps carry pictures.
+    """
+
+    profile: str
+    prompt: str
+    references: tuple[Image.Image, ...]
+    balance: tuple[float, float, float]
+    steps: int
+    cfg: float
+    guidance: float
+    seed: int
+    height: int
+    width: int
+    uncond: str
+    late_text: str
+    stage_steps: tuple[int, int, int] | None = None
+    previews: bool = True
+
+    def checked(self, limits: Limits) -> Request:
+        """The request itself if everything is within the limits; raises RequestError at the first thing that is not."""
+        if not self.references:
+            raise RequestError("no_reference")
+        if len(self.references) > limits.references:
+            raise RequestError("too_many_references", value=len(self.references), limit=limits.references)
+        if not clean_prompt(self.prompt):
+            raise RequestError("empty_prompt")
+        if len(self.prompt) > limits.prompt:
+            raise RequestError("long_prompt", value=len(self.prompt), limit=limits.prompt)
+        check_whole("steps", self.steps, 1, limits.steps)
+        check_number("cfg", self.cfg, 1, limits.cfg)
+        check_number("guidance", self.guidance, 0, limits.guidance)
+        check_whole("seed", self.seed, 0, MAX_SEED)
+        check_balance(self.balance)
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            fits = is_whole(value) and limits.least_size <= value <= limits.most_size and value % limits.multiple == 0
+            if not fits:
+                raise RequestError(
+                    "size", name=name.capitalize(), value=value, multiple=limits.multiple, least=limits.least_size,
+                    limit=limits.most_size,
+                )  # fmt: skip
+        for name, choices in (("uncond", ("lean", "full")), ("late_text", ("drop", "keep"))):
+            if getattr(self, name) not in choices:
+                raise RequestError("option", name=name, value=repr(getattr(self, name)), choices=" or ".join(choices))
+        counts = self.stage_steps
+        if counts is not None and not (
+            len(counts) == len(STAGES) and all(is_whole(n) and n >= 0 for n in counts) and sum(counts) == self.steps
+        ):
+            raise RequestError("stage_steps", value=counts, total=self.steps)
+        return self
+
+
+def clean_prompt(prompt: str) -> str:
+    """The prompt without control characters and outer or doubled white space; emoji and other scripts stay."""
+    kept = "".join(c if unicodedata.category(c)[0] != "C" or c in "\u200d\ufe0f" else " " for c in prompt)
+    return " ".join(kept.split())
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number (and not a truth value)."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_whole(code: str, value: Any, least: int, limit: int) -> None:
+    """Raises RequestError unless `value` is a whole number from `least` to `limit`."""
+    if not is_whole(value) or not least <= value <= limit:
+        raise RequestError(code, value=value, limit=limit)
+
+
+def check_number(code: str, value: Any, least: float, limit: float) -> None:
+    """Raises RequestError unless `value` is a finite number from `least` to `limit`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not least <= value <= limit:
+        raise RequestError(code, value=value, limit=limit)
+
+
+def check_balance(balance: Any) -> None:
+    """Raises RequestError unless there are three numbers from 0 to 1."""
+    if len(balance) != len(STAGES):
+        raise RequestError("balance_length", value=",".join(map(str, balance)) or "none")
+    for stage, value in enumerate(balance, 1):
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not 0 <= value <= 1:
+            raise RequestError("balance", stage=stage, value=value)

@@ -1,0 +1,112 @@
+"""Training data of the embedded world: drawn on the fly, kept a while, used a few times, a pure function of seed and step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..plush.language import Wish, wishes
+from ..plush.world import MATERIALS, Scenes, Toys, draw_scenes, draw_toys, render, visible
+
+Chunk = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """References, the toys in them, what is wished of each, and the scenes that fulfil it; every field of length B."""
+
+    toys: Toys
+    references: Scenes
+    targets: Scenes
+    wishes: list[Wish]
+
+
+def draw_cases(count: int, seed: int, held_out: bool = False) -> Case:
+    """Draws toys, reference scenes, target scenes and prompts; the prompts do not depend on the reference's scene."""
+    generator = torch.Generator().manual_seed(seed)
+    toys = draw_toys(count, generator, held_out)
+    references = draw_scenes(count, generator)
+    targets = draw_scenes(count, generator, held_out)
+    rng = random.Random(seed)
+    return Case(
+        toys=toys, references=references, targets=targets, wishes=wishes(toys, references, targets, rng, held_out)
+    )
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] as uint8, a quarter of the memory."""
+    return (pixels * 255).round().to(torch.uint8)
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 pictures (B, 3, H, W) to [-1, 1], what the VAE reads."""
+    return pixels.float() / 127.5 - 1
+
+
+IDENTITY = ("body", "belly", "pattern", "ears", "tail")
+SCENE = ("place", "hat", "size")
+
+
+def draw_labelled(count: int, seed: int, size: int, device: str = "cpu", held_out: bool = False) -> Chunk:
+    """Renders with their truth: `pixels` uint8 (B, 3, size, size), `azimuth` in degrees, an index for each attribute (-1 where it
+    cannot be seen in that picture)."""
+    generator = torch.Generator().manual_seed(seed)
+    toys = draw_toys(count, generator, held_out).to(device)
+    scenes = draw_scenes(count, generator, held_out).to(device)
+    drawn = render(toys, scenes, size)
+    seen = visible(drawn.coverage)
+    chunk = {"pixels": to_bytes(drawn.pixels), "azimuth": scenes.azimuth, "facing": scenes.facing}
+    for name in SCENE:
+        chunk[name] = getattr(scenes, name)
+    for name in IDENTITY:
+        chunk[name] = torch.where(seen[name], getattr(toys, name), -1)
+    assert drawn.coverage.shape[1] == MATERIALS
+    return chunk
+
+
+class Pool:
+    """A sliding window of chunks, from which each step draws its batch.
+
+    `make(index)` gives chunk number `index`, always the same; a new one enters each time the window's samples have been used
+    `reuse` times on average. `alike` names a mask whose length should vary little inside a batch, to save padding. A batch depends on the step alone, and a resumed run sees what an uninterrupted one sees.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], Chunk],
+        *,
+        batch: int,
+        chunk: int,
+        window: int,
+        reuse: float,
+        seed: int = 0,
+        alike: str | None = None,
+    ) -> None:
+        self._make, self._batch, self._chunk, self._window, self._reuse = make, batch, chunk, window, reuse
+        self._seed, self._alike = seed, alike
+        self._kept: dict[int, Chunk] = {}
+
+    def batch(self, step: int) -> Chunk:
+        """The batch of one step, each tensor (batch, ...)."""
+        newest = 2 + int(step * self._batch / (self._chunk * self._reuse))
+        oldest = max(0, newest - self._window)
+        for index in [i for i in self._kept if i < oldest]:
+            del self._kept[index]
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        wanted = self._batch * (4 if self._alike else 1)
+        drawn = torch.randint(oldest * self._chunk, newest * self._chunk, (wanted,), generator=generator).tolist()
+        rows = [self._sample(*divmod(place, self._chunk)) for place in drawn]
+        if self._alike:
+            rows.sort(key=lambda row: int(row[self._alike].sum()))
+            quarter = int(torch.randint(4, (1,), generator=generator)) * self._batch
+            rows = rows[quarter : quarter + self._batch]
+        return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+
+    def _sample(self, index: int, row: int) -> Chunk:
+        if index not in self._kept:
+            self._kept[index] = self._make(index)
+        return {key: value[row] for key, value in self._kept[index].items()}

@@ -1,0 +1,197 @@
+"""The training loop every part shares: optimiser, EMA, time box, progress, sample grids, checkpoints, exact resume.
+
+A part's randomness is a function of (seed, step) alone, so a checkpoint holds weights, EMA, Adam's state and the step, nothing
+else, and 10 steps + resume + 10 steps equal 20 steps bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How a part is optimised. `batch` samples a step; `rate` peak learning rate, warmed up over `warmup` steps, then cosine to
+    2 % over the run; `ema` decay per step."""
+
+    batch: int
+    rate: float
+    warmup: int = 100
+    ema: float = 0.998
+    decay: float = 0.01
+    clip: float = 1.0
+
+
+class Part(Protocol):
+    """What is trained: modules, a loss that is a function of the step, a picture to judge it by, and how to write it down."""
+
+    name: str
+    schedule: Schedule
+    model: nn.Module
+
+    def loss(self, step: int) -> Tensor: ...
+
+    def grid(self, model: Any) -> Image.Image: ...
+
+    def save(self, model: Any, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One step done. `loss` is a running mean over some 50 steps; `seconds` since the start of this run."""
+
+    step: int
+    loss: float
+    samples_per_second: float
+    fraction: float
+    seconds: float
+
+
+class Ema:
+    """An exponential moving average of a model's weights and floating-point buffers."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self.state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self._decay, (1 + step) / (10 + step))
+        live = model.state_dict()
+        floats = [key for key, value in live.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.state[k] for k in floats], [live[k] for k in floats], 1 - decay)
+        for key in live.keys() - set(floats):
+            self.state[key].copy_(live[key])
+
+    def swapped(self, model: nn.Module) -> _Swapped:
+        """A context in which `model` holds the averaged weights."""
+        return _Swapped(model, self.state)
+
+
+class _Swapped:
+    def __init__(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        self._model, self._state = model, state
+
+    def __enter__(self) -> nn.Module:
+        self._live = {key: value.clone() for key, value in self._model.state_dict().items()}
+        self._model.load_state_dict(self._state)
+        return self._model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self._model.load_state_dict(self._live)
+        self._model.train()
+
+
+def learning_rate(schedule: Schedule, step: int, fraction: float) -> float:
+    """The rate at a step; `fraction` in [0, 1] is how much of the run is over."""
+    warm = min(1.0, (step + 1) / schedule.warmup)
+    return schedule.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction))))
+
+
+def fit(
+    part: Part,
+    out: Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    pause_at: int | None = None,
+    resume: Path | None = None,
+    save_every: float = 300.0,
+) -> Iterator[Progress]:
+    """Trains a part within `minutes` or up to step number `steps`, yielding after each step.
+
+    Writes `checkpoint-NAME.pt` and `grid-NAME.png` under `out` every `save_every` seconds and at the end (also when the caller stops
+    iterating), and the averaged weights through `part.save`. `resume` is a folder with such a checkpoint, or any
+    other folder that `part` has already loaded its weights from; `pause_at` ends early without changing the schedule of `steps`.
+    """
+    if (minutes is None) == (steps is None):
+        raise ValueError("give either minutes or steps")
+    out.mkdir(parents=True, exist_ok=True)
+    schedule, model, file = part.schedule, part.model, f"checkpoint-{part.name}.pt"
+    optimiser = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], schedule.rate, (0.9, 0.98), weight_decay=schedule.decay
+    )
+    ema, first = Ema(model, schedule.ema), 0
+    if resume is not None and (resume / file).exists():
+        kept = torch.load(resume / file, map_location="cpu", weights_only=True)
+        model.load_state_dict(kept["model"])
+        optimiser.load_state_dict(kept["optimiser"])
+        ema.state = {key: value.to(ema.state[key].device) for key, value in kept["ema"].items()}
+        first = kept["step"]
+    device = next(model.parameters()).device
+    began = saved = time.monotonic()
+    mean: float | None = None
+    step = first
+    model.train()
+
+    def write() -> None:
+        kept = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema.state, "step": step}
+        torch.save(kept, out / f"{file}.new")
+        (out / f"{file}.new").replace(out / file)
+        with ema.swapped(model) as averaged, torch.inference_mode():
+            part.grid(averaged).save(out / f"grid-{part.name}.png")
+            part.save(averaged, out)
+
+    try:
+        while True:
+            elapsed = time.monotonic() - began
+            fraction = step / steps if steps is not None else elapsed / (60 * (minutes or 1))
+            if fraction >= 1 or step == pause_at:
+                break
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(schedule, step, fraction)
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = part.loss(step)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss became {loss.item()} at step {step}; lower the rate and resume")
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            ema.update(model, step)
+            step += 1
+            value = loss.item()
+            mean = value if mean is None else mean + (value - mean) / min(50, step - first)
+            seconds = time.monotonic() - began
+            speed = (step - first) * schedule.batch / max(1e-9, seconds)
+            yield Progress(step=step, loss=mean, samples_per_second=speed, fraction=min(1.0, fraction), seconds=seconds)
+            if time.monotonic() - saved > save_every:
+                write()
+                saved = time.monotonic()
+    finally:
+        if step > first:
+            write()
+
+
+def show_progress(progress: Iterator[Progress], name: str) -> Progress | None:
+    """Runs a training to its end with a bar on stderr; gives its last state."""
+    last = None
+    shown = 0.0
+    for last in progress:
+        if time.monotonic() - shown > (0.5 if sys.stderr.isatty() else 30):
+            shown = time.monotonic()
+            bar = "█" * int(24 * last.fraction)
+            end = "\r" if sys.stderr.isatty() else "\n"
+            print(
+                f"{name} {bar:<24} {last.fraction:4.0%}  step {last.step}  loss {last.loss:.4f}  "
+                f"{last.samples_per_second:.0f} samples/s",
+                end=end, file=sys.stderr, flush=True,
+            )  # fmt: skip
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    return last
+
+
+def save_bf16(model: Any, folder: Path) -> None:
+    """Writes a model in bf16, the form the project ships; the model itself is left as it is."""
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)

@@ -1,0 +1,243 @@
+"""Pretrains the embedded MLLM on captions of pictures, questions about them, and questions about what a prompt asks for."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from torch import Tensor, nn
+from transformers import (
+    GotOcr2ImageProcessorPil,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from ..models.mllm import IGNORED, Mllm, Template
+from ..plush.language import (
+    REQUEST_QUESTIONS,
+    SPELLINGS,
+    UNKNOWN,
+    Question,
+    ask_picture,
+    ask_request,
+    describe,
+    vocabulary,
+)
+from ..plush.probe import HEADS, probe_loss
+from ..plush.world import render, visible
+from .data import IDENTITY, SCENE, Chunk, Pool, draw_cases, to_bytes, to_unit
+from .loop import Schedule, save_bf16
+from .parts import CHUNK, tile
+
+PAD, IMAGE = "[PAD]", "<IMG_CONTEXT>"
+LONGEST = 128  # tokens of prompt and questions together; longer ones lose their last question
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over the world's vocabulary: lower case, British spelling, punctuation apart."""
+    special = [PAD, UNKNOWN, "<img>", "</img>", IMAGE]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate([*special, *vocabulary()])}, unk_token=UNKNOWN)
+    )
+    respell = [normalizers.Replace(Regex(rf"\b{wrong}\b"), right) for wrong, right in SPELLINGS.items()]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase(), *respell])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        additional_special_tokens=special[2:],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_mllm(size: int = 64) -> Mllm:
+    """An untrained InternVL of the embedded model's size; a 64 px picture becomes 16 tokens of width 128."""
+    tokenizer = make_tokenizer()
+    patch = size // 8
+    vision = InternVLVisionConfig(
+        hidden_size=128, num_hidden_layers=5, num_attention_heads=4, intermediate_size=384, image_size=size,
+        patch_size=patch, norm_type="layer_norm", use_qk_norm=True, layer_scale_init_value=1.0,
+    )  # fmt: skip
+    text = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4,
+        intermediate_size=352, max_position_embeddings=512, tie_word_embeddings=True, pad_token_id=0,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    config = InternVLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_seq_length=16,
+        tie_word_embeddings=True,
+    )
+    processor = GotOcr2ImageProcessorPil(
+        size={"height": size, "width": size},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        crop_to_patches=False,
+        resample=Image.Resampling.BICUBIC,
+    )
+    return Mllm(InternVLForConditionalGeneration(config), tokenizer, processor, Template())
+
+
+class _Taught(nn.Module):
+    """The MLLM with helper heads on its vision tower, which are not kept: they teach it to see before it can talk."""
+
+    def __init__(self, model: InternVLForConditionalGeneration) -> None:
+        super().__init__()
+        self.mllm = model
+        features = model.config.image_seq_length * model.config.text_config.hidden_size
+        self.norm = nn.LayerNorm(features)
+        self.heads = nn.ModuleDict({name: nn.Linear(features, count) for name, count in HEADS.items()})
+        self.direction = nn.Linear(features, 2)
+
+    def looked(self, vision: Tensor) -> dict[str, Tensor]:
+        """Attribute logits from the projected vision features (B, L_img, D)."""
+        flat = self.norm(vision.flatten(1))
+        return {name: head(flat) for name, head in self.heads.items()} | {"direction": self.direction(flat)}
+
+
+class MllmPart:
+    """A small InternVL. Each sample is one picture with a prompt and questions, or with a caption."""
+
+    name = "mllm"
+
+    def __init__(self, size: int = 64, device: str = "cpu", seed: int = 0, start: Path | None = None) -> None:
+        torch.manual_seed(seed)
+        self.schedule = Schedule(batch=32, rate=1e-3, warmup=200, ema=0.998, decay=0.02)
+        self._reader = make_mllm(size)
+        full = InternVLForConditionalGeneration(self._reader.config)
+        if start is not None:
+            full = InternVLForConditionalGeneration.from_pretrained(start / "mllm", dtype=torch.float32)
+        full.set_attn_implementation("eager")  # twice as fast as SDPA's backward on a CPU at this size
+        self.model = _Taught(full).to(device)
+        self._device, self._size = device, size
+        self._before = self._reader.picture_ids()
+        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=60, reuse=3, seed=seed)
+
+    def _make(self, index: int) -> Chunk:
+        return self.lessons(CHUNK, 3_000_000 + index)
+
+    def lessons(self, count: int, seed: int, held_out: bool = False) -> Chunk:
+        """Pictures with token ids and labels (answers; captions whole) and, for the helper heads, the truth of each picture."""
+        case = draw_cases(count, seed, held_out)
+        drawn = render(case.toys.to(self._device), case.references.to(self._device), self._size)
+        seen = {name: mask.tolist() for name, mask in visible(drawn.coverage).items()}
+        rng = random.Random(seed)
+        ids = torch.zeros(count, LONGEST, dtype=torch.int64)
+        labels = torch.full((count, LONGEST), IGNORED)
+        truth = {name: getattr(case.references, name) for name in (*SCENE, "facing")}
+        truth |= {name: getattr(case.toys, name) for name in IDENTITY}
+        columns = {name: value.tolist() for name, value in truth.items()}
+        for row, wish in enumerate(case.wishes):
+            known = {n: column[row] for n, column in columns.items() if n not in seen or seen[n][row]}
+            if rng.random() < 0.25:
+                text = self._reader.tokenizer.encode(describe(known, rng))[:LONGEST]
+                ids[row, : len(text)] = torch.tensor(text)
+                labels[row, : len(text)] = torch.tensor(text)
+                continue
+            asked = [*ask_request(wish, rng), *ask_picture(known, rng)[:4]]
+            text = self._reader.tokenizer.encode(_with_strangers(wish.text, rng) + " .")
+            place = len(text)
+            for question in asked:
+                words, answer = self._tokens(question)
+                if place + len(words) + len(answer) > LONGEST:
+                    break
+                labels[row, place + len(words) : place + len(words) + len(answer)] = torch.tensor(answer)
+                text += words + answer
+                place = len(text)
+            ids[row, : len(text)] = torch.tensor(text)
+        hidden = {name: torch.tensor(mask) for name, mask in seen.items()}
+        truth = {n: torch.where(hidden[n], v, -1) if n in hidden else v for n, v in truth.items()}
+        return {
+            "pixels": to_bytes(drawn.pixels).cpu(), "ids": ids, "labels": labels, "azimuth": case.references.azimuth, **truth
+        }  # fmt: skip
+
+    def _tokens(self, question: Question) -> tuple[list[int], list[int]]:
+        encode = self._reader.tokenizer.encode
+        return encode(question.text), encode(question.answer + " .")
+
+    def loss(self, step: int) -> Tensor:
+        """Next-token cross-entropy on answers and captions, plus half the helper heads' loss."""
+        batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
+        noise = torch.Generator().manual_seed(step)
+        level = 0.1 * torch.rand(len(batch["ids"]), 1, 1, 1, generator=noise)
+        grain = level * torch.randn(batch["pixels"].shape, generator=noise)
+        logits, labels, vision = self.forward(self.model, batch, grain.to(self._device))
+        spoken = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        return spoken + 0.3 * probe_loss(self.model.looked(vision.float()), batch)
+
+    def forward(self, model: _Taught, batch: Chunk, grain: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, T, V) that predict labels (B, T), and the vision features; T is the batch's longest text, `grain`
+        noise on the pictures."""
+        longest = int((batch["ids"] > 0).sum(1).max())
+        before = torch.tensor(self._before, device=self._device).expand(len(batch["ids"]), -1)
+        ids = torch.cat([before, batch["ids"][:, :longest]], 1)
+        pixels = to_unit(batch["pixels"]) + grain
+        out = model.mllm.model(input_ids=ids, pixel_values=pixels, use_cache=False)
+        spoken = out.last_hidden_state[:, len(self._before) - 1 : -1]
+        return model.mllm.lm_head(spoken), batch["labels"][:, :longest], out.image_hidden_states
+
+    def grid(self, model: nn.Module) -> Image.Image:
+        """Held-out pictures it is asked about."""
+        return tile(to_unit(self.lessons(16, 7, held_out=True)["pixels"]), 16)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Writes `mllm/`: weights, tokenizer and image processor."""
+        save_bf16(model.mllm, folder / "mllm")
+        self._reader.tokenizer.save_pretrained(folder / "mllm")
+        self._reader.image_processor.save_pretrained(folder / "mllm")
+
+
+def _with_strangers(text: str, rng: random.Random) -> str:
+    """Now and then strews unknown words over a prompt, as visitors do."""
+    if rng.random() > 0.15:
+        return text
+    spoken = text.split(" ")
+    for _ in range(rng.randint(1, 3)):
+        spoken.insert(rng.randint(0, len(spoken)), UNKNOWN)
+    return " ".join(spoken)
+
+
+@torch.inference_mode()
+def answered(part: MllmPart, model: nn.Module, count: int, seed: int) -> dict[str, float]:
+    """The share of held-out questions answered right word for word: `picture`, `request` and `all`."""
+    batch = part.lessons(count, seed, held_out=True)
+    tally = {"picture": [0, 0], "request": [0, 0]}
+    full = (batch["labels"] == batch["ids"]).sum(1) < (batch["ids"] > 0).sum(1)  # captions have no questions
+    starts = {part._reader.tokenizer.encode(word)[0] for word in ("then", "will")}
+    for rows in torch.arange(count)[full].split(64):
+        piece = {key: value[rows] for key, value in batch.items()}
+        logits, labels, _ = part.forward(model, piece)
+        right = (logits.argmax(-1) == labels) | (labels == IGNORED)
+        for row in range(len(rows)):
+            at = 0
+            answer = (labels[row] != IGNORED).tolist()
+            while at < len(answer):
+                if not answer[at]:
+                    at += 1
+                    continue
+                end = at
+                while end < len(answer) and answer[end]:
+                    end += 1
+                question = piece["ids"][row, max(0, at - 7) : at].tolist()
+                kind = "request" if starts & set(_after_last_stop(question, part)) else "picture"
+                tally[kind][0] += int(right[row, at:end].all())
+                tally[kind][1] += 1
+                at = end
+    assert REQUEST_QUESTIONS
+    total = [sum(pair[i] for pair in tally.values()) for i in (0, 1)]
+    return {name: pair[0] / max(1, pair[1]) for name, pair in (*tally.items(), ("all", total))}
+
+
+def _after_last_stop(tokens: list[int], part: MllmPart) -> list[int]:
+    stop = part._reader.tokenizer.encode(".")[0]
+    return tokens[len(tokens) - tokens[::-1].index(stop) :] if stop in tokens else tokens

@@ -1,0 +1,112 @@
+"""The parts of the embedded model that stand on their own: VAE and probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..models.vae import fit_preview
+from ..plush.probe import Probe, augment, probe_loss
+from .data import Pool, draw_labelled, to_unit
+from .loop import Schedule, save_bf16
+
+CHUNK = 512
+
+
+def tile(pixels: Tensor, columns: int) -> Image.Image:
+    """Pictures (B, 3, H, W) in [-1, 1] side by side, row by row."""
+    rows = pixels.float().clamp(-1, 1).unflatten(0, (-1, columns))
+    sheet = rows.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+    return Image.fromarray(((sheet + 1) * 127.5).round().byte().cpu().numpy())
+
+
+class VaePart:
+    """An AutoencoderKL of FLUX's form at small size: 64 px to latents of 8 x 8 x 16."""
+
+    name = "vae"
+
+    def __init__(self, size: int = 64, device: str = "cpu", seed: int = 0, start: Path | None = None) -> None:
+        torch.manual_seed(seed)
+        self.schedule = Schedule(batch=16, rate=1.5e-3, warmup=200, ema=0.998, decay=0.0)
+        model = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(16, 32, 64, 64),
+            layers_per_block=1,
+            latent_channels=16,
+            norm_num_groups=8,
+            sample_size=size,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+        if start is not None:
+            model = AutoencoderKL.from_pretrained(start / "vae")
+        self.model = model.float().to(device, memory_format=torch.channels_last)
+        self._device, self._size, self._seed = device, size, seed
+        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=40, reuse=3, seed=seed)
+
+    def _make(self, index: int) -> dict[str, Tensor]:
+        return {"pixels": draw_labelled(CHUNK, 1_000_000 + index, self._size, self._device)["pixels"]}
+
+    def loss(self, step: int) -> Tensor:
+        """Mean squared and absolute error of the reconstruction, and a light pull of the latents to a unit Gaussian."""
+        pixels = to_unit(self._pool.batch(step)["pixels"]).to(self._device, memory_format=torch.channels_last)
+        latent = self.model.encode(pixels).latent_dist
+        noise = torch.randn(latent.mean.shape, generator=torch.Generator().manual_seed(step)).to(self._device)
+        restored = self.model.decode(latent.mean + latent.std * noise).sample.float()
+        error = F.mse_loss(restored, pixels) + 0.05 * F.l1_loss(restored, pixels)
+        gaussian = 0.5 * (latent.mean.float() ** 2 + latent.var.float() - 1 - latent.logvar.float()).mean()
+        return error + 3e-5 * gaussian
+
+    def grid(self, model: nn.Module) -> Image.Image:
+        """Held-out renders above, their round trips below."""
+        pixels = to_unit(draw_labelled(16, 7, self._size, self._device, held_out=True)["pixels"])
+        return tile(torch.cat([pixels, model.decode(model.encode(pixels).latent_dist.mean).sample]), 16)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Writes `vae/`, its latents scaled to zero mean and unit deviation over training renders, and the preview map beside it."""
+        pixels = to_unit(draw_labelled(512, 1_000_000, self._size, self._device)["pixels"])
+        latents = torch.cat([model.encode(part).latent_dist.mean.float() for part in pixels.split(32)])
+        shift, scale = latents.mean().item(), 1 / latents.std().item()
+        model.register_to_config(shift_factor=shift, scaling_factor=scale)
+        save_bf16(model, folder / "vae")
+        fitted = fit_preview((latents - shift) * scale, pixels, patch=2 ** (len(model.config.block_out_channels) - 1))
+        save_file(fitted.state_dict(), folder / "vae" / "preview.safetensors")
+
+
+class ProbePart:
+    """The probe, on augmented renders."""
+
+    name = "probe"
+
+    def __init__(self, size: int = 64, device: str = "cpu", seed: int = 0, start: Path | None = None) -> None:
+        torch.manual_seed(seed)
+        self.schedule = Schedule(batch=64, rate=2e-3, ema=0.998, decay=0.02)
+        model = Probe(size) if start is None else Probe.from_pretrained(start / "probe")
+        self.model = model.float().to(device, memory_format=torch.channels_last)
+        self._device, self._size = device, size
+        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=80, reuse=6, seed=seed)
+
+    def _make(self, index: int) -> dict[str, Tensor]:
+        return draw_labelled(CHUNK, 2_000_000 + index, self._size, self._device)
+
+    def loss(self, step: int) -> Tensor:
+        """See `probe_loss`."""
+        batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
+        pixels = augment(to_unit(batch["pixels"]), torch.Generator().manual_seed(step))
+        return probe_loss(self.model(pixels.contiguous(memory_format=torch.channels_last)), batch)
+
+    def grid(self, model: nn.Module) -> Image.Image:
+        """What the probe is shown: augmented renders."""
+        batch = self._pool.batch(0)
+        return tile(augment(to_unit(batch["pixels"]), torch.Generator().manual_seed(0)), 16)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Writes `probe/`."""
+        save_bf16(model, folder / "probe")

@@ -1,0 +1,181 @@
+"""The two phases of the method: first the DiT learns to draw from MLLM tokens alone, then from MLLM and VAE tokens together.
+
+The frozen parts' outputs (hidden states of all layers, latents of reference and target) are computed once a sample and kept in
+the pool; aggregation and DiT train on them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from PIL import Image
+from torch import Tensor, nn
+
+from ..balance import Weights
+from ..models.aggregation import Aggregation
+from ..models.dit import Conditioning, Dit, Identity
+from ..models.mllm import Mllm
+from ..models.vae import Vae
+from ..plush.world import render
+from ..sampling import denoise, grid_ids, pack, schedule, unpack
+from .data import Chunk, Pool, draw_cases, to_unit
+from .loop import Schedule, save_bf16
+from .objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
+from .parts import tile
+
+CHUNK = 256
+LONGEST = 40  # prompt tokens kept in the pool
+
+
+class Denoiser(nn.Module):
+    """What the two phases train: aggregation and transformer."""
+
+    def __init__(self, aggregation: Aggregation, transformer: FluxTransformer2DModel) -> None:
+        super().__init__()
+        self.aggregation, self.transformer = aggregation, transformer
+
+
+def make_denoiser(mllm: Mllm, mode: str = "dla", refiner: bool = True) -> Denoiser:
+    """The embedded model's aggregation and a FLUX of 2 + 4 blocks; AdaLN and output start at zero."""
+    aggregation = Aggregation(
+        layers=mllm.layers, width=mllm.width, text_width=192, pooled_width=192, heads=4, refiner_heads=6,
+        mlp_ratio=1.5, mode=mode, refiner=refiner,
+    )  # fmt: skip
+    transformer = FluxTransformer2DModel(
+        in_channels=64, num_layers=2, num_single_layers=4, attention_head_dim=32, num_attention_heads=6,
+        joint_attention_dim=192, pooled_projection_dim=192, guidance_embeds=False, axes_dims_rope=(8, 12, 12),
+    )  # fmt: skip
+    for name, module in transformer.named_modules():
+        if name.endswith(("norm1.linear", "norm1_context.linear", "norm.linear", "norm_out.linear", "proj_out")):
+            if name.endswith("proj_out") and name != "proj_out":
+                continue
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    return Denoiser(aggregation, transformer)
+
+
+class PhasePart:
+    """One phase of the method's training on the embedded world. `mllm` and `vae` are frozen."""
+
+    def __init__(
+        self,
+        phase: int,
+        mllm: Mllm,
+        vae: AutoencoderKL,
+        *,
+        size: int = 64,
+        mu: float = 0.0,
+        device: str = "cpu",
+        seed: int = 0,
+        start: Path | None = None,
+        mode: str = "dla",
+        refiner: bool = True,
+        rate: float = 1e-3,
+    ) -> None:
+        torch.manual_seed(seed)
+        self.schedule = Schedule(batch=64, rate=rate, warmup=200, ema=0.999, decay=0.01)
+        self.name, self.phase = f"phase{phase}", phase
+        self._mu, self._size, self._device = mu, size, device
+        self._mllm, self._vae = mllm, Vae(vae)
+        self._mllm.model.to(device).eval().requires_grad_(False)
+        vae.to(device).eval().requires_grad_(False)
+        self._dropout = Dropout()
+        model = make_denoiser(mllm, mode, refiner)
+        if start is not None:
+            model = Denoiser(
+                Aggregation.from_pretrained(start / "aggregation", torch_dtype=torch.float32),
+                FluxTransformer2DModel.from_pretrained(start / "transformer", torch_dtype=torch.float32),
+            )
+        if device == "cpu":  # SDPA's backward on a CPU takes twice the time of the plain formula at this size
+            model.transformer.set_attention_backend("_native_math")
+        self.model = model.to(device)
+        self._ids = grid_ids(size // 16, size // 16)
+        self._ref_ids = grid_ids(size // 16, size // 16, index=1)
+        self._pool = Pool(
+            self._make, batch=self.schedule.batch, chunk=CHUNK, window=240, reuse=8, seed=seed, alike="valid"
+        )
+
+    def _make(self, index: int) -> Chunk:
+        return self.encode(CHUNK, 4_000_000 + index)
+
+    @torch.inference_mode()
+    def encode(self, count: int, seed: int, held_out: bool = False) -> Chunk:
+        """Cases as the frozen parts see them: `hidden` (B, L, M+1, D) bf16, `vision`, `valid`, packed latents `ref` and `x0`."""
+        case = draw_cases(count, seed, held_out)
+        toys = case.toys.to(self._device)
+        drawn = [render(toys, scenes.to(self._device), self._size) for scenes in (case.references, case.targets)]
+        reference, target = (to_unit((one.pixels * 255).round()) for one in drawn)
+        parts = []
+        for rows in torch.arange(count).split(64):
+            prompts = [case.wishes[i].text for i in rows.tolist()]
+            read = self._mllm.encode_batch(reference[rows.to(self._device)], prompts)
+            pad = self._mllm.config.image_seq_length + LONGEST - read.hidden.shape[1]  # below 0 it crops
+            parts.append({
+                "hidden": nn.functional.pad(read.hidden.bfloat16(), (0, 0, 0, 0, 0, pad)),
+                "valid": nn.functional.pad(read.valid, (0, pad)),
+                "vision": read.vision.bfloat16(),
+                "ref": pack(self._vae.encode(reference[rows.to(self._device)])).bfloat16(),
+                "x0": pack(self._vae.encode(target[rows.to(self._device)])).bfloat16(),
+            })  # fmt: skip
+        return {key: torch.cat([part[key] for part in parts]).clone() for key in parts[0]}
+
+    def loss(self, step: int) -> Tensor:
+        """Rectified flow on one batch, all of it with the same conditions kept; see objective.py."""
+        batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
+        generator = torch.Generator().manual_seed(7_000_000_000 + step)
+        kept = draw_kept(self.phase, generator, self._dropout)
+        x0 = batch["x0"].float()
+        t = draw_times(len(x0), self._mu, generator).to(self._device)
+        noise = torch.randn(x0.shape, generator=generator).to(self._device)
+        velocity = self._velocity(self.model, batch, kept.text)(
+            interpolate(x0, noise, t), t, Weights(mllm=float(kept.mllm), vae=float(kept.vae))
+        )
+        return flow_loss(velocity, x0, noise)
+
+    def _velocity(self, model: Denoiser, batch: Chunk, text: bool = True):  # noqa: ANN202
+        """A function (img, t, weights) -> velocity with the batch's conditions, aggregated on first need."""
+        pictures = self._mllm.config.image_seq_length
+        longest = int(batch["valid"].sum(1).max()) if text else pictures
+        image = torch.arange(longest, device=self._device) < pictures
+        identity = Identity(ref=batch["ref"].float(), ref_ids=self._ref_ids)
+        dit = Dit(model.transformer)
+
+        def conditioning(needed: bool) -> Conditioning:
+            null = model.aggregation.null_vec
+            if not needed:
+                empty = batch["ref"].new_zeros(len(batch["ref"]), 0, model.transformer.config.joint_attention_dim)
+                return Conditioning(txt=empty, image=image[:0], vec=null.expand(len(empty), -1), null_vec=null)
+            valid = batch["valid"][:, :longest]
+            out = model.aggregation(batch["hidden"][:, :longest].float(), image, batch["vision"].float(), valid)
+            return Conditioning(txt=out.txt, image=out.image, vec=out.vec, null_vec=null, valid=valid)
+
+        def velocity(img: Tensor, t: Tensor | float, weights: Weights) -> Tensor:
+            return dit.velocity(
+                img, self._ids, t, conditioning=conditioning(weights.mllm > 0), identity=identity, weights=weights
+            )
+
+        return velocity
+
+    @torch.inference_mode()
+    def grid(self, model: Denoiser) -> Image.Image:
+        """Held-out references above, what is drawn from them and their prompts below, the truth at the bottom."""
+        batch = {key: value.to(self._device) for key, value in self.encode(16, 7, held_out=True).items()}
+        velocity = self._velocity(model, batch)
+        with_both = Weights(mllm=1.0, vae=float(self.phase == 2))
+
+        def guided(img: Tensor, index: int, t: float) -> Tensor:
+            free = velocity(img, t, Weights(mllm=0.0, vae=0.0))
+            return free + 2.5 * (velocity(img, t, with_both) - free)
+
+        noise = torch.randn(batch["x0"].shape, generator=torch.Generator().manual_seed(0)).to(self._device)
+        *_, last = denoise(noise, schedule(20, self._mu), guided)
+        side = self._size // self._vae.factor
+        rows = [batch["ref"].float(), last.img, batch["x0"].float()]
+        return tile(torch.cat([self._vae.decode(unpack(row, side, side)) for row in rows]), 16)
+
+    def save(self, model: Denoiser, folder: Path) -> None:
+        """Writes `aggregation/` and `transformer/`."""
+        save_bf16(model.aggregation, folder / "aggregation")
+        save_bf16(model.transformer, folder / "transformer")

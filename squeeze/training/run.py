@@ -1,0 +1,91 @@
+"""What `python -m squeeze train plush` does: picks the part, trains it in its time box, writes down how."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import AutoTokenizer, GotOcr2ImageProcessorPil, InternVLForConditionalGeneration
+
+from ..models.mllm import Mllm
+from ..models.profiles import PROFILES
+from .loop import Part, Progress, fit, show_progress
+from .mllm import MllmPart
+from .parts import ProbePart, VaePart
+from .phases import PhasePart
+
+PARTS = ("vae", "mllm", "probe", "phase1", "phase2")
+WRITES = {"vae": ("vae",), "mllm": ("mllm",), "probe": ("probe",)}  # phases write aggregation and transformer
+
+
+def train_plush(
+    part: str, out: Path, *, command: str, minutes: float | None = None, steps: int | None = None,
+    resume: Path | None = None, device: str = "cpu", seed: int = 0, rate: float | None = None,
+) -> Progress | None:  # fmt: skip
+    """Trains one part of the embedded model into `out`, a folder of the shipped layout; notes the run in `training.json`.
+
+    Phases take the frozen MLLM and VAE from `out`, or from the shipped weights where `out` has none yet; phase 2 starts
+    from phase 1's aggregation and transformer in `resume`.
+    """
+    trainee = make_part(part, out, resume, device, seed, rate)
+    last = show_progress(fit(trainee, out, minutes=minutes, steps=steps, resume=resume), part)
+    if last is not None:
+        note(out, part, command, trainee, last, device)
+    return last
+
+
+def make_part(part: str, out: Path, resume: Path | None, device: str, seed: int, rate: float | None = None) -> Part:
+    """A part ready to train, from the weights in `resume` where it has them."""
+    plain = {"vae": VaePart, "mllm": MllmPart, "probe": ProbePart}
+    names = WRITES.get(part, ("aggregation", "transformer"))
+    start = resume if resume is not None and all((resume / name / "config.json").exists() for name in names) else None
+    if part in plain:
+        return plain[part](device=device, seed=seed, start=start)
+    profile = PROFILES["plush"]
+
+    def frozen(name: str) -> Path:
+        return out / name if (out / name / "config.json").exists() else profile.folder / name
+
+    mllm = Mllm(
+        InternVLForConditionalGeneration.from_pretrained(frozen("mllm"), dtype=torch.float32),
+        AutoTokenizer.from_pretrained(frozen("mllm")),
+        GotOcr2ImageProcessorPil.from_pretrained(frozen("mllm")),
+        profile.template,
+    )
+    vae = AutoencoderKL.from_pretrained(frozen("vae"), torch_dtype=torch.float32)
+    options: dict[str, Any] = {} if rate is None else {"rate": rate}
+    return PhasePart(
+        int(part[-1]), mllm, vae, mu=profile.shift or 0.0, device=device, seed=seed, start=start, **options
+    )
+
+
+def note(out: Path, part: str, command: str, trainee: Part, last: Progress, device: str) -> None:
+    """Adds a run to `training.json`, with the revision of all weights in the folder and the profile's thresholds."""
+    path = out / "training.json"
+    kept = json.loads(path.read_text()) if path.exists() else {"runs": []}
+    profile = PROFILES["plush"]
+    kept["revision"] = revision(out)
+    kept["thresholds"] = {"tau1": profile.tau1, "tau2": profile.tau2, "shift": profile.shift}
+    kept["runs"].append({
+        "part": part, "command": command, "steps": last.step, "batch": trainee.schedule.batch,
+        "rate": trainee.schedule.rate, "loss": round(last.loss, 5), "seconds": round(last.seconds),
+        "date": datetime.date.today().isoformat(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {platform.machine()}",
+        "torch": torch.__version__,
+    })  # fmt: skip
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def revision(folder: Path) -> str:
+    """The first 12 hex digits of the SHA-256 over all weights of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
