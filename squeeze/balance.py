@@ -1,7 +1,7 @@
 """Stages of a generation and the balance between semantics and identity in each.
 
-A generation runs through three stages as t falls from 1 (noise) to 0 (picture): layout, both, detail. Each stage has one number
-b in [0, 1]: 0 = semantics only (MLLM tokens), 0.5 = both in full, 1 = identity only (VAE tokens).
+A generation runs through three stages as t falls from 1 (noise) to 0 (picture): layout, both, detail. Each stage has
+one number b in [0, 1]: 0 = semantics only (MLLM tokens), 0.5 = both in full, 1 = identity only (VAE tokens).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a generation reports while it runs, in order: Encoded, then for each stage StageStarted and its StepDone, then Finished."""
+"""What a generation reports while it runs: Encoded, for each stage StageStarted and its StepDone, then Finished."""
 
 from __future__ import annotations
 

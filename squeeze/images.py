@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
+import struct
 import warnings
 from pathlib import Path
 
@@ -18,29 +20,33 @@ from .request import RequestError
 MAX_PIXELS = 64_000_000  # a 64-megapixel photo; more is refused before it is decoded
 MAX_BYTES = 50_000_000
 KEPT_SIDE = 2048  # the long side that later steps see at most
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # others, EPS above all, run foreign programs
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, struct.error)
 
 
 def open_picture(source: str | Path | bytes | Image.Image, name: str = "") -> Image.Image:
     """A file, its bytes or a PIL picture as clean RGB: first frame, turned upright, transparency on white, at most
     KEPT_SIDE pixels on the long side. Raises RequestError for what is no picture, damaged or too large."""
     name = name or (Path(source).name if isinstance(source, str | Path) else "The picture")
-    if isinstance(source, Image.Image):
-        return _cleaned(source, name)
-    size = len(source) if isinstance(source, bytes) else _file_size(source, name)
-    if size > MAX_BYTES:
-        raise RequestError("file_too_large", value=name, size=size // 1_000_000, limit=MAX_BYTES // 1_000_000)
+    if not isinstance(source, Image.Image):
+        size = len(source) if isinstance(source, bytes) else _file_size(source, name)
+        if size > MAX_BYTES:
+            raise RequestError("file_too_large", value=name, size=size // 1_000_000, limit=MAX_BYTES // 1_000_000)
     try:
+        if isinstance(source, Image.Image):
+            return _cleaned(source, name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we hold our own limit
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
                 return _cleaned(picture, name)
+    except RequestError:
+        raise
     except Image.DecompressionBombError as error:
-        raise RequestError("picture_too_large", value=name, pixels=MAX_PIXELS + 1, limit=MAX_PIXELS) from error
+        pixels = int(re.search(r"\d+", str(error))[0])  # Pillow names them, and nobody else has read them yet
+        raise RequestError("picture_too_large", value=name, pixels=pixels, limit=MAX_PIXELS) from error
     except UnidentifiedImageError as error:
         raise RequestError("not_a_picture", value=name) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, RequestError):
-            raise
+    except DAMAGED as error:
         raise RequestError("damaged_picture", value=name) from error
 
 
@@ -60,7 +66,7 @@ def _cleaned(picture: Image.Image, name: str) -> Image.Image:
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit and float greys
         values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
+        top = 65535.0 if picture.mode.startswith("I;16") or values.max() > 255 else 255.0
         picture = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")

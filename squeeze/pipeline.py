@@ -1,4 +1,4 @@
-"""One generation is a generator: `generate(models, request)` yields what happens, from the first reading to the picture."""
+"""One generation is a generator: `generate(models, request)` yields what happens, from first reading to picture."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def recipe_of(models: Models, request: Request, counts: tuple[int, int, int]) ->
         "version": VERSION,
         "profile": models.profile.name,
         "revision": models.revision,
-        "prompt": request.prompt,
+        "prompt": clean_prompt(request.prompt),
         "references": [content_hash(picture) for picture in request.references],
         "balance": list(request.balance),
         "stage_steps": list(counts),

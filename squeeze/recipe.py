@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,9 @@ def to_text(recipe: dict[str, Any]) -> str:
 def read_png(path: Path) -> dict[str, Any]:
     """The recipe inside a PNG; raises RecipeError."""
     try:
-        with Image.open(path) as picture:
-            text = getattr(picture, "text", {}).get(PNG_KEY)
-    except (OSError, ValueError, SyntaxError) as error:
+        with Image.open(path, formats=["PNG"]) as picture:
+            text = picture.info.get(PNG_KEY)  # write_png puts it before the pixels, so none are decoded
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise RecipeError("This file could not be read as a PNG. Choose a picture that this program wrote.") from error
     if text is None:
         raise RecipeError("This picture carries no recipe. Choose a PNG that this program wrote and nothing re-saved.")
@@ -80,6 +81,8 @@ def from_text(text: str) -> dict[str, Any]:
         raise RecipeError("This recipe is damaged: it is not valid JSON.") from error
     if not isinstance(recipe, dict) or not isinstance(recipe.get("version"), int):
         raise RecipeError("This is JSON, but not a recipe: it has no version.")
+    if recipe["version"] < 1:
+        raise RecipeError(f"This recipe is damaged: version is {recipe['version']}.")
     if recipe["version"] > VERSION:
         raise RecipeError(
             f"This recipe is of version {recipe['version']}; this program reads up to {VERSION}. Update it."

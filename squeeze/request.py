@@ -1,8 +1,7 @@
-"""What was asked for, checked once. Every mistake a user can make becomes a `RequestError` with the value and the remedy."""
+"""What was asked for, checked once. Every mistake a user can make becomes a `RequestError` with value and remedy."""
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +11,13 @@ from PIL import Image
 from .balance import STAGES
 
 MAX_SEED = 2**53 - 1  # the largest integer a browser's number holds exactly
+JOINERS = "\u200c\u200d\ufe0f"  # invisible, but they join emoji, letters of Persian, or choose an emoji's form
+TAGS = frozenset(map(chr, range(0xE0020, 0xE0080)))  # spell the flags of regions
 
 SENTENCES: dict[str, str] = {
     "no_reference": "There is no picture of the subject. Upload one, paste one, or pick an example.",
-    "too_many_references": "This profile takes at most {limit} reference pictures, and {value} were given. Remove some.",
-    "not_a_picture": "{value} could not be read as a picture. Use a PNG, JPEG, WEBP, GIF, BMP or TIFF file.",
+    "too_many_references": "This profile takes at most {limit} reference pictures; {value} were given. Remove some.",
+    "not_a_picture": "{value} could not be read as a picture. Use a PNG, JPEG, WEBP, AVIF, GIF, BMP or TIFF.",
     "damaged_picture": "{value} is damaged or cut short. Save it again and retry.",
     "picture_too_large": "{value} has {pixels:,} pixels; the limit is {limit:,}. Shrink it and retry.",
     "file_too_large": "{value} is {size} MB; the limit is {limit} MB. Shrink it and retry.",
@@ -32,6 +33,8 @@ SENTENCES: dict[str, str] = {
     "size": "{name} must be a multiple of {multiple} from {least} to {limit} pixels, not {value}.",
     "option": "{name} must be one of {choices}, not {value}.",
     "profile": "There is no profile named {value}. Choose one of {choices}.",
+    "out": "There is no folder {folder} to write {value} into. Make it first, or choose another path.",
+    "count": "The number of cases must be at least 1, not {value}.",
     "resume": "The kept step {value} does not belong to this request of {total} steps. Generate it anew.",
 }
 
@@ -90,10 +93,10 @@ class Request:
             raise RequestError("no_reference")
         if len(self.references) > limits.references:
             raise RequestError("too_many_references", value=len(self.references), limit=limits.references)
-        if not clean_prompt(self.prompt):
-            raise RequestError("empty_prompt")
         if len(self.prompt) > limits.prompt:
             raise RequestError("long_prompt", value=len(self.prompt), limit=limits.prompt)
+        if not clean_prompt(self.prompt).strip(JOINERS):
+            raise RequestError("empty_prompt")
         check_whole("steps", self.steps, 1, limits.steps)
         check_number("cfg", self.cfg, 1, limits.cfg)
         check_number("guidance", self.guidance, 0, limits.guidance)
@@ -112,21 +115,36 @@ class Request:
                 raise RequestError("option", name=name, value=repr(getattr(self, name)), choices=" or ".join(choices))
         counts = self.stage_steps
         if counts is not None and not (
-            len(counts) == len(STAGES) and all(is_whole(n) and n >= 0 for n in counts) and sum(counts) == self.steps
+            isinstance(counts, tuple | list)
+            and len(counts) == len(STAGES)
+            and all(is_whole(n) and n >= 0 for n in counts)
+            and sum(counts) == self.steps
         ):
             raise RequestError("stage_steps", value=counts, total=self.steps)
         return self
 
 
 def clean_prompt(prompt: str) -> str:
-    """The prompt without control characters and outer or doubled white space; emoji and other scripts stay."""
-    kept = "".join(c if unicodedata.category(c)[0] != "C" or c in "\u200d\ufe0f" else " " for c in prompt)
-    return " ".join(kept.split())
+    """The prompt without control characters and outer or doubled white space; emoji and other scripts stay, those too
+    that this Python's Unicode tables do not know yet."""
+    kept = []
+    for c in prompt:
+        kind = unicodedata.category(c)
+        if kind in ("Cc", "Cs"):
+            kept.append(" ")
+        elif kind != "Cf" or c in JOINERS or c in TAGS:
+            kept.append(c)
+    return " ".join("".join(kept).split())
 
 
 def is_whole(value: Any) -> bool:
     """Whether a value is a whole number (and not a truth value)."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number (and not a truth value); NaN is one, and fails every comparison."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_whole(code: str, value: Any, least: int, limit: int) -> None:
@@ -137,16 +155,16 @@ def check_whole(code: str, value: Any, least: int, limit: int) -> None:
 
 def check_number(code: str, value: Any, least: float, limit: float) -> None:
     """Raises RequestError unless `value` is a finite number from `least` to `limit`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not least <= value <= limit:
+    if not is_number(value) or not least <= value <= limit:
         raise RequestError(code, value=value, limit=limit)
 
 
 def check_balance(balance: Any) -> None:
     """Raises RequestError unless there are three numbers from 0 to 1."""
+    if not isinstance(balance, tuple | list):
+        raise RequestError("balance_length", value=balance)
     if len(balance) != len(STAGES):
         raise RequestError("balance_length", value=",".join(map(str, balance)) or "none")
     for stage, value in enumerate(balance, 1):
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or not 0 <= value <= 1:
+        if not is_number(value) or not 0 <= value <= 1:
             raise RequestError("balance", stage=stage, value=value)

@@ -1,7 +1,7 @@
 """The flow path, its schedule, tokens and their positions, and the loop that walks from noise to picture.
 
-Rectified flow: x_t = (1 - t) x_0 + t noise, velocity = noise - x_0, t from 1 (noise) to 0 (picture). The training objective
-(training/objective.py) uses the same path.
+Rectified flow: x_t = (1 - t) x_0 + t noise, velocity = noise - x_0, t from 1 (noise) to 0 (picture). The training
+objective (training/objective.py) uses the same path.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ def grid_ids(height: int, width: int, index: int = 0, top: int = 0, left: int = 
 
 
 def draw_noise(seed: int, tokens: int, channels: int) -> Tensor:
-    """The starting point (1, N, 4 C), drawn on the CPU in fp32 as a latent would be, so a seed means the same everywhere."""
+    """The starting point (1, N, 4 C), drawn on the CPU in fp32, so a seed means the same everywhere."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(1, tokens, channels, generator=generator)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """One Euler step. `index` counts from 0; `t` is where the step began; `img` (B, N, C) is where it arrived; `x0` (B, N, C)
-    is the picture as foreseen from there."""
+    """One Euler step. `index` counts from 0; `t` is where the step began; `img` (B, N, C) is where it arrived;
+    `x0` (B, N, C) is the picture as foreseen from there."""
 
     index: int
     t: float
@@ -74,7 +74,8 @@ class Moved:
 def denoise(
     img: Tensor, times: list[float], velocity: Callable[[Tensor, int, float], Tensor], start: int = 0
 ) -> Iterator[Moved]:
-    """Euler's method along `times`; `velocity(img, index, t)` gives (B, N, C). Starts at step `start` with `img` as it was there."""
+    """Euler's method along `times`; `velocity(img, index, t)` gives (B, N, C). Starts at step `start` with `img` as it
+    was there."""
     for index in range(start, len(times) - 1):
         t, after = times[index], times[index + 1]
         v = velocity(img, index, t).float()

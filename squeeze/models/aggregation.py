@@ -1,7 +1,7 @@
 """Dual Layer Aggregation: pools the hidden states of every MLLM layer into conditioning tokens for the DiT.
 
-Layerwise Attention Pooling (LAP) after UniFusion (arXiv 2510.12789); two of them, one for image and one for text tokens, make the
-Dual Layer Aggregation of arXiv 2605.26111.
+Layerwise Attention Pooling (LAP) after UniFusion (arXiv 2510.12789); two of them, one for image and one for text
+tokens, make the Dual Layer Aggregation of arXiv 2605.26111.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Aggregated:
 
 
 class _Block(nn.Module):
-    """A pre-norm transformer block with QK-norm and a gated MLP over sequences (B, S, width); `valid` (B, S) hides padding."""
+    """A pre-norm transformer block with QK-norm and a gated MLP over sequences (B, S, width); `valid` (B, S) hides
+    padding."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -56,8 +57,8 @@ class _Block(nn.Module):
 class LayerPool(nn.Module):
     """Layerwise Attention Pooling: hidden states (B, L, M+1, D) to (B, L, D), each token by itself.
 
-    Every layer is normalised by itself, told apart by a learned embedding, mixed by two transformer blocks over the layer
-    axis, and summed by a linear map that starts at the mean.
+    Every layer is normalised by itself, told apart by a learned embedding, mixed by two transformer blocks over the
+    layer axis, and summed by a linear map that starts at the mean.
     """
 
     def __init__(self, layers: int, width: int, heads: int, mlp_ratio: float, depth: int = 2) -> None:
@@ -80,9 +81,10 @@ class LayerPool(nn.Module):
 class Aggregation(ModelMixin, ConfigMixin):
     """Hidden states of every MLLM layer to DiT conditioning.
 
-    `mode`: `dla` two LAPs that share nothing, for picture and text tokens; `single_lap` one for both; `last_layer` the last state;
-    `last_layer_blend_vit` the last state, with the vision tower's features blended into the picture tokens by a learned share.
-    `refiner`: two bidirectional blocks over the tokens, which undo the MLLM's causal blindness of picture tokens.
+    `mode`: `dla` two LAPs that share nothing, for picture and text tokens; `single_lap` one for both; `last_layer` the
+    last state; `last_layer_blend_vit` the last state, with the vision tower's features blended into the picture tokens
+    by a learned share. `refiner`: two bidirectional blocks over the tokens, which undo the MLLM's causal blindness of
+    picture tokens.
     """
 
     @register_to_config

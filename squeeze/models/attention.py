@@ -1,7 +1,7 @@
 """Weights of token groups inside attention; nothing else in the project touches attention.
 
-A weight w adds log w to the attention logits of a group's keys, so a group with softmax mass m gets w m / (1 - m + w m).
-w = 1 adds nothing; w = 0 means the group's tokens are not passed at all (see dit.py).
+A weight w adds log w to the attention logits of a group's keys, so a group with softmax mass m gets
+w m / (1 - m + w m). w = 1 adds nothing; w = 0 means the group's tokens are not passed at all (see dit.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def group_bias(groups: list[tuple[int, float]], device: torch.device | str = "cpu") -> Tensor | None:
-    """The bias (1, 1, 1, L) over keys for groups of (token count, weight) in key order; None where every weight is 1."""
+    """The bias (1, 1, 1, L) over keys for groups of (token count, weight) in key order; None if every weight is 1."""
     if all(weight == 1 for count, weight in groups if count):
         return None
     return forced_bias(groups, device)
@@ -26,7 +26,7 @@ def forced_bias(groups: list[tuple[int, float]], device: torch.device | str = "c
 
 
 def padding_bias(valid: Tensor, keys: int) -> Tensor:
-    """The bias (B, 1, 1, L) that hides padded text tokens: `valid` (B, T) bool, followed by `keys` - T keys always seen."""
+    """The bias (B, 1, 1, L) that hides padded text tokens: `valid` (B, T) bool, then `keys` - T keys always seen."""
     bias = torch.zeros(len(valid), keys, device=valid.device)
     bias[:, : valid.shape[1]].masked_fill_(~valid, float("-inf"))
     return bias[:, None, None]

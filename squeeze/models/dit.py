@@ -14,8 +14,9 @@ from .attention import group_bias, padding_bias
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
-    """What the MLLM says, ready for the DiT. `txt` (B, T, width); `image` (T,) bool marks the tokens of pictures, which come first;
-    `vec` (B, P) pooled from the text tokens, `null_vec` (1, P) for steps without any; `valid` (B, T) bool where padded."""
+    """What the MLLM says, ready for the DiT. `txt` (B, T, width); `image` (T,) bool marks the tokens of pictures, which
+    come first; `vec` (B, P) pooled from the text tokens, `null_vec` (1, P) for steps without any; `valid` (B, T) bool,
+    false on padding, None where there is none."""
 
     txt: Tensor
     image: Tensor
@@ -49,7 +50,8 @@ def passed(
 
 
 class Dit:
-    """A FluxTransformer2DModel with its position ids. `guidance` is FLUX's embedded guidance, ignored by models without it."""
+    """A FluxTransformer2DModel with its position ids. `guidance` is FLUX's embedded guidance, ignored by models without
+    it."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -74,7 +76,8 @@ class Dit:
     ) -> Tensor:
         """The velocity noise - x_0 (B, N, 4 C) at time `t`, a number or (B,).
 
-        Groups of weight 0 are not passed; weights between 0 and 1 become a bias. `bias` (1, 1, 1, L) replaces the computed one.
+        Groups of weight 0 are not passed; weights between 0 and 1 become a bias. `bias` (1, 1, 1, L) replaces the
+        computed one.
         """
         device, dtype = self.model.device, self.model.dtype
         txt, vec, groups = passed(conditioning, weights, late_text)

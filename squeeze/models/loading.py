@@ -20,7 +20,6 @@ from .mllm import Mllm
 from .profiles import Profile
 from .vae import PreviewMap, Vae
 
-
 T = TypeVar("T")
 
 
@@ -30,7 +29,8 @@ class LoadError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """Everything a generation needs, placed and in evaluation mode. `revision` identifies the weights in recipes and caches."""
+    """Everything a generation needs, placed and in evaluation mode. `revision` identifies the weights in recipes and
+    caches."""
 
     profile: Profile
     mllm: Mllm
@@ -45,13 +45,13 @@ class Models:
 def load(profile: Profile, folder: Path | None = None, device: str | None = None) -> Models:
     """Loads a profile from its folder (or another of the same layout) onto `device` (or the profile's own choice)."""
     profile = replace(profile, folder=folder or profile.folder)
-    place = torch.device(_device(device or profile.device))
+    place = _device(device or profile.device)
     dtype = getattr(torch, profile.dtype)
     root = profile.folder
     if not root.is_dir():
         raise LoadError(
-            f"The weights of profile {profile.name!r} are missing: there is no folder {root}. Clone the project whole, or "
-            f"train them with: python -m squeeze train plush --part vae"
+            f"The weights of profile {profile.name!r} are missing: there is no folder {root}. Clone the project whole, "
+            f"or train them with: python -m squeeze train plush --part vae"
         )
     mllm = _read(root / "mllm", lambda path: _mllm(path, profile, place))
     tokenizer = _read(root / "mllm", AutoTokenizer.from_pretrained)
@@ -59,14 +59,14 @@ def load(profile: Profile, folder: Path | None = None, device: str | None = None
     aggregation = _read(root / "aggregation", lambda path: _diffusers(Aggregation, path, dtype))
     transformer = _read(root / "transformer", lambda path: _diffusers(FluxTransformer2DModel, path, dtype))
     vae = _read(root / "vae", lambda path: _diffusers(AutoencoderKL, path, dtype))
-    kept = _read(root / "vae", lambda path: load_file(path / "preview.safetensors"))
+    preview = _read(root / "vae", lambda path: PreviewMap(**load_file(path / "preview.safetensors")))
     models = Models(
         profile=profile,
         mllm=Mllm(mllm.eval(), tokenizer, processor, profile.template),
         aggregation=aggregation.to(place).eval(),
         dit=Dit(transformer.to(place).eval()),
         vae=Vae(vae.to(place).eval()),
-        preview=PreviewMap(kept["weight"], kept["bias"]).to(place),
+        preview=preview.to(place),
         device=place,
         revision=_revision(root),
     )
@@ -74,14 +74,17 @@ def load(profile: Profile, folder: Path | None = None, device: str | None = None
     return models
 
 
-def _device(wanted: str) -> str:
+def _device(wanted: str) -> torch.device:
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise LoadError(
             f"This asks for {wanted}, but torch sees no CUDA device. Install a CUDA build of torch or use --device cpu."
         )
-    return wanted
+    try:
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError) as error:  # a name torch does not know, a device that is not there
+        raise LoadError(f"There is no device {wanted!r} here. Use --device cpu or --device cuda.") from error
 
 
 def _read(path: Path, reader: Callable[[Path], T]) -> T:
@@ -133,6 +136,7 @@ def _fits(models: Models) -> None:
         ("the aggregation's text width", config["text_width"], "the transformer's", dit.joint_attention_dim),
         ("the aggregation's pooled width", config["pooled_width"], "the transformer's", dit.pooled_projection_dim),
         ("four times the VAE's channels", 4 * models.vae.channels, "the transformer's", dit.in_channels),
+        ("the VAE's channels", models.vae.channels, "the preview map's", models.preview.weight.shape[1]),
     )
     for left, a, right, b in pairs:
         if a != b:

@@ -29,9 +29,10 @@ class Template:
 class Reading:
     """What the MLLM made of its input, template tokens removed.
 
-    `hidden` (B, L, M+1, D): embeddings first, then every layer, the last after the final norm. `image` (B, L) bool: the token
-    belongs to a picture. `valid` (B, L) bool: false on padding, which comes last. `vision` (B, L_img, D) are the projected
-    features of the vision tower, what the embedding layer holds at the image positions.
+    `hidden` (B, L, M+1, D): embeddings first, then every layer, the last after the final norm. `image` (B, L) bool: the
+    token belongs to a picture. `valid` (B, L) bool: false on padding, which comes last. `vision` (B * references,
+    image_seq_length, D) are the projected features of the vision tower, what the embedding layer holds at the image
+    positions.
     """
 
     hidden: Tensor
@@ -72,7 +73,7 @@ class Mllm:
         """The words of a prompt that the tokenizer has no token for, in order, each once."""
         if self.tokenizer.unk_token_id is None:
             return []
-        read = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+        read = self.tokenizer(prompt, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
         pairs = zip(read["input_ids"], read["offset_mapping"], strict=True)
         return list(dict.fromkeys(prompt[a:b] for i, (a, b) in pairs if i == self.tokenizer.unk_token_id))
 
@@ -89,7 +90,8 @@ class Mllm:
         """B prompts with `references` pictures each: pixels (B * references, 3, H, W), already normalised."""
         device = self.model.get_input_embeddings().weight.device
         before = self.picture_ids(references)
-        texts = [self.tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
+        plain = {"add_special_tokens": False, "split_special_tokens": True}  # <img> in a prompt is text, no token
+        texts = [self.tokenizer.encode(prompt, **plain) for prompt in prompts]
         longest = max(map(len, texts))
         pad = self.tokenizer.pad_token_id or 0
         ids = torch.tensor([before + text + [pad] * (longest - len(text)) for text in texts], device=device)

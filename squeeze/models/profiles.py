@@ -13,9 +13,9 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """One row. `folder` holds mllm, aggregation, transformer and vae side by side; `shift` is the schedule's mu, None = by token
-    count as FLUX does; `tau1`, `tau2` are the stage borders in t; `ids` the scheme of reference positions; `square` whether
-    references are brought to a square; `dtype` what the DiT computes in; `mllm_8bit` LLM.int8."""
+    """One row. `folder` holds mllm, aggregation, transformer and vae side by side; `shift` is the schedule's mu, None =
+    by token count as FLUX does; `tau1`, `tau2` are the stage borders in t; `ids` the scheme of reference positions;
+    `square` whether references are brought to a square; `dtype` what the DiT computes in; `mllm_8bit` LLM.int8."""
 
     name: str
     title: str

@@ -16,22 +16,21 @@ class Vae:
         self.model = model
         self.factor = 2 ** (len(model.config.block_out_channels) - 1)
         self.channels = model.config.latent_channels
+        self._shift, self._scale = model.config.shift_factor or 0.0, model.config.scaling_factor
 
     def encode(self, pixels: Tensor) -> Tensor:
         """The mean latent, shifted and scaled; nothing is sampled."""
-        config = self.model.config
         latent = self.model.encode(pixels.to(self.model.device, self.model.dtype)).latent_dist.mode()
-        return (latent.float() - config.shift_factor) * config.scaling_factor
+        return (latent.float() - self._shift) * self._scale
 
     def decode(self, latent: Tensor) -> Tensor:
         """The picture, float32, clamped to [-1, 1]."""
-        config = self.model.config
-        latent = latent / config.scaling_factor + config.shift_factor
+        latent = latent / self._scale + self._shift
         return self.model.decode(latent.to(self.model.device, self.model.dtype)).sample.float().clamp(-1, 1)
 
 
 class PreviewMap(nn.Module):
-    """A linear map from a latent's neighbourhoods to patches of pixels, fitted by least squares: no network, no learning.
+    """A linear map from a latent's neighbourhoods to patches of pixels, fitted by least squares: no network.
 
     `weight` (3 p^2, C, k, k) and `bias` (3 p^2,): each latent position becomes a patch of p x p pixels.
     """

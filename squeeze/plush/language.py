@@ -1,8 +1,9 @@
 """How the embedded world is spoken of: prompts that ask for a scene, questions about a picture or a request.
 
-A `Wish` is what a prompt means: indices into the world's tables, None where it names nothing. Some wishes need the picture
-to be understood ("a hat of its own colour"); their meaning is already resolved in the indices, and `needs_picture` says
-which words hide it. Texts are lower case, words and punctuation apart; a word-level tokenizer reads them.
+A `Wish` is what a prompt means: indices into the world's tables, None where it names nothing. Some wishes need the
+picture to be understood ("a hat of its own colour"); their meaning is already resolved in the indices, and
+`needs_picture` says which words hide it. Texts are lower case, words and punctuation apart; a word-level tokenizer
+reads them.
 """
 
 from __future__ import annotations
@@ -198,9 +199,10 @@ def say(
 def wishes(toys: Toys, references: Scenes, targets: Scenes, rng: random.Random, held_out: bool = False) -> list[Wish]:
     """One wish for each target scene, given the toy and the scene of its reference picture.
 
-    Each part is named with probability 0.8 (place), 0.75 (facing), 0.7 (hat) and 0.4 (size); one wish in five is put so that
-    only the picture tells what it means, where the target allows it. What is named never forms a held-out combination
-    (or always does, with `held_out`, where the target's own scene is held out and every part of it is then named).
+    Each part is named with probability 0.8 (place), 0.75 (facing), 0.7 (hat) and 0.4 (size); one wish in five is put
+    so that only the picture tells what it means, where the target allows it. What is named never forms a held-out
+    combination (or always does, with `held_out`, where the target's own scene is held out and every part of it is
+    then named).
     """
     out = []
     rows = zip(
@@ -233,7 +235,8 @@ def wishes(toys: Toys, references: Scenes, targets: Scenes, rng: random.Random, 
 
 
 def describe(truth: dict[str, int], rng: random.Random) -> str:
-    """A caption of a picture from its visible attributes; `truth` maps names to indices and has at least place and facing."""
+    """A caption of a picture from its visible attributes; `truth` maps names to indices and has at least place and
+    facing."""
     body = COLOUR_NAMES[truth["body"]] if "body" in truth else ""
     traits = []
     if "belly" in truth:

@@ -82,7 +82,8 @@ def probe_loss(out: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
     target = torch.stack([radians.sin(), radians.cos()], -1)
     loss = 2 * (1 - F.cosine_similarity(out["direction"].float(), target, dim=-1)).mean()
     for name in HEADS:
-        loss = loss + F.cross_entropy(out[name].float(), truth[name], ignore_index=-1, label_smoothing=0.02)
+        wrong = F.cross_entropy(out[name].float(), truth[name], ignore_index=-1, label_smoothing=0.02, reduction="sum")
+        loss = loss + wrong / (truth[name] >= 0).sum().clamp_min(1)  # nothing visible, nothing to learn
     return loss
 
 

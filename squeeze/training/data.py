@@ -1,4 +1,5 @@
-"""Training data of the embedded world: drawn on the fly, kept a while, used a few times, a pure function of seed and step."""
+"""Training data of the embedded world: drawn on the fly, kept a while, used a few times, a pure function of seed and
+step."""
 
 from __future__ import annotations
 
@@ -52,8 +53,8 @@ SCENE = ("place", "hat", "size")
 
 
 def draw_labelled(count: int, seed: int, size: int, device: str = "cpu", held_out: bool = False) -> Chunk:
-    """Renders with their truth: `pixels` uint8 (B, 3, size, size), `azimuth` in degrees, an index for each attribute (-1 where it
-    cannot be seen in that picture)."""
+    """Renders with their truth: `pixels` uint8 (B, 3, size, size), `azimuth` in degrees, an index for each attribute
+    (-1 where it cannot be seen in that picture)."""
     generator = torch.Generator().manual_seed(seed)
     toys = draw_toys(count, generator, held_out).to(device)
     scenes = draw_scenes(count, generator, held_out).to(device)
@@ -71,8 +72,9 @@ def draw_labelled(count: int, seed: int, size: int, device: str = "cpu", held_ou
 class Pool:
     """A sliding window of chunks, from which each step draws its batch.
 
-    `make(index)` gives chunk number `index`, always the same; a new one enters each time the window's samples have been used
-    `reuse` times on average. `alike` names a mask whose length should vary little inside a batch, to save padding. A batch depends on the step alone, and a resumed run sees what an uninterrupted one sees.
+    `make(index)` gives chunk number `index`, always the same; a new one enters each time the window's samples have
+    been used `reuse` times on average. `alike` names a mask whose length should vary little inside a batch, to save
+    padding. A batch depends on the step alone, and a resumed run sees what an uninterrupted one sees.
     """
 
     def __init__(

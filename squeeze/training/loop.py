@@ -1,7 +1,7 @@
 """The training loop every part shares: optimiser, EMA, time box, progress, sample grids, checkpoints, exact resume.
 
-A part's randomness is a function of (seed, step) alone, so a checkpoint holds weights, EMA, Adam's state and the step, nothing
-else, and 10 steps + resume + 10 steps equal 20 steps bit for bit.
+A part's randomness is a function of (seed, step) alone, so a checkpoint holds weights, EMA, Adam's state and the
+step, nothing else, and 10 steps + resume + 10 steps equal 20 steps bit for bit.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How a part is optimised. `batch` samples a step; `rate` peak learning rate, warmed up over `warmup` steps, then cosine to
-    2 % over the run; `ema` decay per step."""
+    """How a part is optimised. `batch` samples a step; `rate` peak learning rate, warmed up over `warmup` steps, then
+    cosine to 2 % over the run; `ema` decay per step."""
 
     batch: int
     rate: float
@@ -34,7 +34,8 @@ class Schedule:
 
 
 class Part(Protocol):
-    """What is trained: modules, a loss that is a function of the step, a picture to judge it by, and how to write it down."""
+    """What is trained: modules, a loss that is a function of the step, a picture to judge it by, and how to write it
+    down."""
 
     name: str
     schedule: Schedule
@@ -110,9 +111,10 @@ def fit(
 ) -> Iterator[Progress]:
     """Trains a part within `minutes` or up to step number `steps`, yielding after each step.
 
-    Writes `checkpoint-NAME.pt` and `grid-NAME.png` under `out` every `save_every` seconds and at the end (also when the caller stops
-    iterating), and the averaged weights through `part.save`. `resume` is a folder with such a checkpoint, or any
-    other folder that `part` has already loaded its weights from; `pause_at` ends early without changing the schedule of `steps`.
+    Writes `checkpoint-NAME.pt` and `grid-NAME.png` under `out` every `save_every` seconds and at the end (also when
+    the caller stops iterating), and the averaged weights through `part.save`. `resume` is a folder with such a
+    checkpoint, or any other folder that `part` has already loaded its weights from; `pause_at` ends early without
+    changing the schedule of `steps`.
     """
     if (minutes is None) == (steps is None):
         raise ValueError("give either minutes or steps")

@@ -1,4 +1,5 @@
-"""Pretrains the embedded MLLM on captions of pictures, questions about them, and questions about what a prompt asks for."""
+"""Pretrains the embedded MLLM on captions of pictures, questions about them, and questions about what a prompt asks
+for."""
 
 from __future__ import annotations
 
@@ -21,7 +22,6 @@ from transformers import (
 
 from ..models.mllm import IGNORED, Mllm, Template
 from ..plush.language import (
-    REQUEST_QUESTIONS,
     SPELLINGS,
     UNKNOWN,
     Question,
@@ -110,9 +110,11 @@ class MllmPart:
 
     name = "mllm"
 
-    def __init__(self, size: int = 64, device: str = "cpu", seed: int = 0, start: Path | None = None) -> None:
+    def __init__(
+        self, size: int = 64, device: str = "cpu", seed: int = 0, start: Path | None = None, batch: int | None = None
+    ) -> None:
         torch.manual_seed(seed)
-        self.schedule = Schedule(batch=32, rate=1e-3, warmup=200, ema=0.998, decay=0.02)
+        self.schedule = Schedule(batch=batch or 32, rate=1.5e-3, warmup=200, ema=0.998, decay=0.02)
         self._reader = make_mllm(size)
         full = InternVLForConditionalGeneration(self._reader.config)
         if start is not None:
@@ -121,13 +123,14 @@ class MllmPart:
         self.model = _Taught(full).to(device)
         self._device, self._size = device, size
         self._before = self._reader.picture_ids()
-        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=60, reuse=3, seed=seed)
+        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=60, reuse=6, seed=seed)
 
     def _make(self, index: int) -> Chunk:
         return self.lessons(CHUNK, 3_000_000 + index)
 
     def lessons(self, count: int, seed: int, held_out: bool = False) -> Chunk:
-        """Pictures with token ids and labels (answers; captions whole) and, for the helper heads, the truth of each picture."""
+        """Pictures with token ids and labels (answers; captions whole) and, for the helper heads, the truth of each
+        picture."""
         case = draw_cases(count, seed, held_out)
         drawn = render(case.toys.to(self._device), case.references.to(self._device), self._size)
         seen = {name: mask.tolist() for name, mask in visible(drawn.coverage).items()}
@@ -158,20 +161,29 @@ class MllmPart:
         hidden = {name: torch.tensor(mask) for name, mask in seen.items()}
         truth = {n: torch.where(hidden[n], v, -1) if n in hidden else v for n, v in truth.items()}
         return {
-            "pixels": to_bytes(drawn.pixels).cpu(), "ids": ids, "labels": labels, "azimuth": case.references.azimuth, **truth
-        }  # fmt: skip
+            "pixels": to_bytes(drawn.pixels).cpu(),
+            "ids": ids,
+            "labels": labels,
+            "azimuth": case.references.azimuth,
+            **truth,
+        }
 
     def _tokens(self, question: Question) -> tuple[list[int], list[int]]:
         encode = self._reader.tokenizer.encode
         return encode(question.text), encode(question.answer + " .")
 
     def loss(self, step: int) -> Tensor:
-        """Next-token cross-entropy on answers and captions, plus half the helper heads' loss."""
+        """Every fourth step it talks: next-token cross-entropy on answers and captions, plus a share of the helper
+        heads' loss. Else it only looks, at a third of the cost: seeing takes longer to learn than talking.
+        """
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
         noise = torch.Generator().manual_seed(step)
         level = 0.1 * torch.rand(len(batch["ids"]), 1, 1, 1, generator=noise)
-        grain = level * torch.randn(batch["pixels"].shape, generator=noise)
-        logits, labels, vision = self.forward(self.model, batch, grain.to(self._device))
+        grain = (level * torch.randn(batch["pixels"].shape, generator=noise)).to(self._device)
+        if step % 4:
+            seen = self.model.mllm.model.get_image_features(to_unit(batch["pixels"]) + grain).pooler_output
+            return 0.3 * probe_loss(self.model.looked(seen.float()), batch)
+        logits, labels, vision = self.forward(self.model, batch, grain)
         spoken = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
         return spoken + 0.3 * probe_loss(self.model.looked(vision.float()), batch)
 
@@ -205,39 +217,3 @@ def _with_strangers(text: str, rng: random.Random) -> str:
     for _ in range(rng.randint(1, 3)):
         spoken.insert(rng.randint(0, len(spoken)), UNKNOWN)
     return " ".join(spoken)
-
-
-@torch.inference_mode()
-def answered(part: MllmPart, model: nn.Module, count: int, seed: int) -> dict[str, float]:
-    """The share of held-out questions answered right word for word: `picture`, `request` and `all`."""
-    batch = part.lessons(count, seed, held_out=True)
-    tally = {"picture": [0, 0], "request": [0, 0]}
-    full = (batch["labels"] == batch["ids"]).sum(1) < (batch["ids"] > 0).sum(1)  # captions have no questions
-    starts = {part._reader.tokenizer.encode(word)[0] for word in ("then", "will")}
-    for rows in torch.arange(count)[full].split(64):
-        piece = {key: value[rows] for key, value in batch.items()}
-        logits, labels, _ = part.forward(model, piece)
-        right = (logits.argmax(-1) == labels) | (labels == IGNORED)
-        for row in range(len(rows)):
-            at = 0
-            answer = (labels[row] != IGNORED).tolist()
-            while at < len(answer):
-                if not answer[at]:
-                    at += 1
-                    continue
-                end = at
-                while end < len(answer) and answer[end]:
-                    end += 1
-                question = piece["ids"][row, max(0, at - 7) : at].tolist()
-                kind = "request" if starts & set(_after_last_stop(question, part)) else "picture"
-                tally[kind][0] += int(right[row, at:end].all())
-                tally[kind][1] += 1
-                at = end
-    assert REQUEST_QUESTIONS
-    total = [sum(pair[i] for pair in tally.values()) for i in (0, 1)]
-    return {name: pair[0] / max(1, pair[1]) for name, pair in (*tally.items(), ("all", total))}
-
-
-def _after_last_stop(tokens: list[int], part: MllmPart) -> list[int]:
-    stop = part._reader.tokenizer.encode(".")[0]
-    return tokens[len(tokens) - tokens[::-1].index(stop) :] if stop in tokens else tokens

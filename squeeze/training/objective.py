@@ -24,7 +24,8 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout:
-    """How often conditions are dropped: each by itself with `each`, both with `both`, the prompt alone with `prompt`."""
+    """How often conditions are dropped: each by itself with `each`, both with `both`, the prompt alone with
+    `prompt`."""
 
     each: float = 0.15
     both: float = 0.1

@@ -21,7 +21,8 @@ CHUNK = 512
 
 def tile(pixels: Tensor, columns: int) -> Image.Image:
     """Pictures (B, 3, H, W) in [-1, 1] side by side, row by row."""
-    rows = pixels.float().clamp(-1, 1).unflatten(0, (-1, columns))
+    columns = min(columns, len(pixels))
+    rows = pixels[: len(pixels) // columns * columns].float().clamp(-1, 1).unflatten(0, (-1, columns))
     sheet = rows.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
     return Image.fromarray(((sheet + 1) * 127.5).round().byte().cpu().numpy())
 
@@ -31,9 +32,11 @@ class VaePart:
 
     name = "vae"
 
-    def __init__(self, size: int = 64, device: str = "cpu", seed: int = 0, start: Path | None = None) -> None:
+    def __init__(
+        self, size: int = 64, device: str = "cpu", seed: int = 0, start: Path | None = None, batch: int | None = None
+    ) -> None:
         torch.manual_seed(seed)
-        self.schedule = Schedule(batch=16, rate=1.5e-3, warmup=200, ema=0.998, decay=0.0)
+        self.schedule = Schedule(batch=batch or 16, rate=1.5e-3, warmup=200, ema=0.998, decay=0.0)
         model = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
@@ -70,7 +73,8 @@ class VaePart:
         return tile(torch.cat([pixels, model.decode(model.encode(pixels).latent_dist.mean).sample]), 16)
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes `vae/`, its latents scaled to zero mean and unit deviation over training renders, and the preview map beside it."""
+        """Writes `vae/`, its latents scaled to zero mean and unit deviation over training renders, and the preview
+        map beside it."""
         pixels = to_unit(draw_labelled(512, 1_000_000, self._size, self._device)["pixels"])
         latents = torch.cat([model.encode(part).latent_dist.mean.float() for part in pixels.split(32)])
         shift, scale = latents.mean().item(), 1 / latents.std().item()
@@ -85,9 +89,11 @@ class ProbePart:
 
     name = "probe"
 
-    def __init__(self, size: int = 64, device: str = "cpu", seed: int = 0, start: Path | None = None) -> None:
+    def __init__(
+        self, size: int = 64, device: str = "cpu", seed: int = 0, start: Path | None = None, batch: int | None = None
+    ) -> None:
         torch.manual_seed(seed)
-        self.schedule = Schedule(batch=64, rate=2e-3, ema=0.998, decay=0.02)
+        self.schedule = Schedule(batch=batch or 64, rate=2e-3, ema=0.998, decay=0.02)
         model = Probe(size) if start is None else Probe.from_pretrained(start / "probe")
         self.model = model.float().to(device, memory_format=torch.channels_last)
         self._device, self._size = device, size

@@ -1,7 +1,8 @@
-"""The two phases of the method: first the DiT learns to draw from MLLM tokens alone, then from MLLM and VAE tokens together.
+"""The two phases of the method: first the DiT learns to draw from MLLM tokens alone, then from MLLM and VAE tokens
+together.
 
-The frozen parts' outputs (hidden states of all layers, latents of reference and target) are computed once a sample and kept in
-the pool; aggregation and DiT train on them.
+The frozen parts' outputs (hidden states of all layers, latents of reference and target) are computed once a sample
+and kept in the pool; aggregation and DiT train on them.
 """
 
 from __future__ import annotations
@@ -73,9 +74,10 @@ class PhasePart:
         mode: str = "dla",
         refiner: bool = True,
         rate: float = 1e-3,
+        batch: int | None = None,
     ) -> None:
         torch.manual_seed(seed)
-        self.schedule = Schedule(batch=64, rate=rate, warmup=200, ema=0.999, decay=0.01)
+        self.schedule = Schedule(batch=batch or 64, rate=rate, warmup=200, ema=0.999, decay=0.01)
         self.name, self.phase = f"phase{phase}", phase
         self._mu, self._size, self._device = mu, size, device
         self._mllm, self._vae = mllm, Vae(vae)
@@ -102,7 +104,8 @@ class PhasePart:
 
     @torch.inference_mode()
     def encode(self, count: int, seed: int, held_out: bool = False) -> Chunk:
-        """Cases as the frozen parts see them: `hidden` (B, L, M+1, D) bf16, `vision`, `valid`, packed latents `ref` and `x0`."""
+        """Cases as the frozen parts see them: `hidden` (B, L, M+1, D) bf16, `vision`, `valid`, packed latents `ref`
+        and `x0`."""
         case = draw_cases(count, seed, held_out)
         toys = case.toys.to(self._device)
         drawn = [render(toys, scenes.to(self._device), self._size) for scenes in (case.references, case.targets)]

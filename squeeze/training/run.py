@@ -27,26 +27,36 @@ WRITES = {"vae": ("vae",), "mllm": ("mllm",), "probe": ("probe",)}  # phases wri
 def train_plush(
     part: str, out: Path, *, command: str, minutes: float | None = None, steps: int | None = None,
     resume: Path | None = None, device: str = "cpu", seed: int = 0, rate: float | None = None,
+    batch: int | None = None,
 ) -> Progress | None:  # fmt: skip
-    """Trains one part of the embedded model into `out`, a folder of the shipped layout; notes the run in `training.json`.
+    """Trains one part of the embedded model into `out`, a folder of the shipped layout; notes the run in
+    `training.json`.
 
-    Phases take the frozen MLLM and VAE from `out`, or from the shipped weights where `out` has none yet; phase 2 starts
-    from phase 1's aggregation and transformer in `resume`.
+    Phases take the frozen MLLM and VAE from `out`, or from the shipped weights where `out` has none yet; phase 2
+    starts from phase 1's aggregation and transformer in `resume`.
     """
-    trainee = make_part(part, out, resume, device, seed, rate)
+    trainee = make_part(part, out, resume, device, seed, rate, batch)
     last = show_progress(fit(trainee, out, minutes=minutes, steps=steps, resume=resume), part)
     if last is not None:
         note(out, part, command, trainee, last, device)
     return last
 
 
-def make_part(part: str, out: Path, resume: Path | None, device: str, seed: int, rate: float | None = None) -> Part:
+def make_part(
+    part: str,
+    out: Path,
+    resume: Path | None,
+    device: str,
+    seed: int,
+    rate: float | None = None,
+    batch: int | None = None,
+) -> Part:
     """A part ready to train, from the weights in `resume` where it has them."""
     plain = {"vae": VaePart, "mllm": MllmPart, "probe": ProbePart}
     names = WRITES.get(part, ("aggregation", "transformer"))
     start = resume if resume is not None and all((resume / name / "config.json").exists() for name in names) else None
     if part in plain:
-        return plain[part](device=device, seed=seed, start=start)
+        return plain[part](device=device, seed=seed, start=start, batch=batch)
     profile = PROFILES["plush"]
 
     def frozen(name: str) -> Path:
@@ -61,7 +71,7 @@ def make_part(part: str, out: Path, resume: Path | None, device: str, seed: int,
     vae = AutoencoderKL.from_pretrained(frozen("vae"), torch_dtype=torch.float32)
     options: dict[str, Any] = {} if rate is None else {"rate": rate}
     return PhasePart(
-        int(part[-1]), mllm, vae, mu=profile.shift or 0.0, device=device, seed=seed, start=start, **options
+        int(part[-1]), mllm, vae, mu=profile.shift or 0.0, device=device, seed=seed, start=start, batch=batch, **options
     )
 
 

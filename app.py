@@ -1,0 +1,74 @@
+"""Starts the page: python app.py, then open http://127.0.0.1:7860."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the page until it is interrupted; 2 where the visitor's flags or files are at fault, with a sentence why."""
+    flags = _flags(arguments)
+    try:
+        _check_port(flags.host, flags.port)
+        # after the flags, so that --help and a slip answer at once: torch and gradio take seconds to import
+        from squeeze.models.loading import LoadError, load
+        from squeeze.models.profiles import find_profile
+        from squeeze.request import RequestError
+        from squeeze.ui.page import build, launch
+    except PortError as error:
+        return _refused(error)
+    try:
+        models = load(find_profile(flags.profile), flags.weights, flags.device)
+        launch(build(models), flags.host, flags.port)
+    except (LoadError, RequestError) as error:
+        return _refused(error)
+    return 0
+
+
+class PortError(RuntimeError):
+    """A host or port that cannot be listened on; the message is a sentence with the remedy."""
+
+
+def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="app.py", description="The page: a toy, a prompt, and the balance between them.")
+    parser.add_argument("--profile", default="plush", help="which models, a row of squeeze/models/profiles.py")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on")
+    parser.add_argument("--weights", type=Path, help="folder of weights in place of the profile's own")
+    parser.add_argument("--device", help="cpu, cuda or cuda:1 in place of the profile's choice")
+    return parser.parse_args(arguments)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raises PortError where nobody can listen; asked before the models are loaded, which takes longer."""
+    if not 1 <= port <= 65535:
+        raise PortError(f"The port must be a number from 1 to 65535, not {port}. Choose one with --port, for example 7860.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror as error:
+        raise PortError(f"There is no address {host!r} to listen on. Use --host 127.0.0.1.") from error
+    except PermissionError as error:
+        raise PortError(f"Port {port} may not be used by this account. Choose one above 1023 with --port.") from error
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise PortError(f"{host!r} is no address of this machine. Use --host 127.0.0.1.") from error
+        raise PortError(
+            f"Port {port} on {host} is in use. Stop the program that uses it, or choose another with --port {port + 1}."
+        ) from error
+
+
+def _refused(error: Exception) -> int:
+    print(error, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""What happens when a visitor presses something: generator handlers that turn a run's events into the page's parts.
+
+Handlers are generators because gradio can only end a generator early: Stop, or a closed tab, raises GeneratorExit at the next
+yield and our `finally` frees the device. Gradio gives the queue's place away before that, so the device has its own lock.
+"""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..events import Encoded, Event, Finished, StepDone
+from ..images import open_picture
+from ..models.loading import Models
+from ..pipeline import default_request, generate
+from ..recipe import Made, write_png
+from ..request import Request, RequestError
+from . import texts, views
+
+POLL = 0.25  # seconds between two looks at the device's lock
+WEB_FORMATS = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif"}  # what a browser shows without our help
+
+Shown = dict[Any, Any]  # component -> its new value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The components a run writes to."""
+
+    view: gr.HTML
+    kept: gr.HTML
+    bar: gr.HTML
+    status: gr.HTML
+    download: gr.DownloadButton
+    seed: gr.Number
+
+
+class Handlers:
+    """The handlers of one server: models and device lock, shared by all visitors and changed by none."""
+
+    def __init__(self, models: Models, examples: list[Path]) -> None:
+        self.models, self.examples = models, examples
+        self.device = threading.Lock()  # not an RLock: gradio resumes a generator on another thread
+
+    def run(self, parts: Parts, form: dict[str, Any]) -> Iterator[Shown]:
+        """One generation as the page shows it; `form` are the page's inputs by name."""
+        try:
+            seed = secrets.randbelow(2**31) if form.pop("random") else form.pop("seed")
+            balance = [form.pop("meaning"), form.pop("both"), form.pop("identity")]
+            request = self.request(**{"seed": seed} | form, balance=balance)
+        except RequestError as error:
+            yield {parts.status: views.status(str(error), "failed")}
+            raise sentence(error) from error
+        yield {
+            parts.status: views.status(texts.READING, "busy"),
+            parts.kept: views.kept((None, None, None)),
+            parts.seed: request.seed,
+            parts.download: gr.DownloadButton(interactive=False),
+        }
+        for waited in self.turn():
+            yield {parts.status: views.status(texts.WAITING.format(seconds=waited), "busy")}
+        try:
+            with closing(generate(self.models, request)) as events:
+                yield from show(events, request, parts)
+        finally:
+            self.device.release()
+
+    def call(
+        self, reference: Any, prompt: Any, balance: Any, steps: Any, cfg: Any, seed: Any
+    ) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
+        """Draw the toy of a reference picture as a prompt asks for.
+
+        Gives the path of a PNG and the recipe that makes it again. `balance` is three numbers, one per stage, from 0 (semantics) to
+        1 (identity); `cfg` 1 is off. While it runs, both are null.
+        """
+        try:
+            request = self.request(reference, prompt, balance, steps, cfg, seed)
+        except RequestError as error:
+            raise sentence(error) from error
+        for _ in self.turn():
+            yield None, None
+        try:
+            with closing(generate(self.models, request)) as events:
+                for event in events:
+                    if isinstance(event, Finished):
+                        with written(event) as made:
+                            yield str(made.path), made.recipe
+                    else:
+                        yield None, None
+        finally:
+            self.device.release()
+
+    def turn(self) -> Iterator[float]:
+        """Takes the device's lock; yields the seconds waited while another run has it, so that a waiting one can be stopped."""
+        began = time.monotonic()
+        while not self.device.acquire(timeout=POLL):
+            yield time.monotonic() - began
+
+    def request(
+        self, reference: Any, prompt: Any, balance: Any, steps: Any, cfg: Any, seed: Any, **options: Any
+    ) -> Request:
+        """The request of a form or an API call, checked; raises RequestError. Files are opened here and nowhere before."""
+        if not isinstance(reference, str) or not reference:
+            raise RequestError("no_reference")
+        if not isinstance(balance, list | tuple):
+            raise RequestError("balance_length", value=balance)
+        profile = self.models.profile
+        asked = default_request(
+            profile, references=(open_picture(reference),), prompt=prompt if isinstance(prompt, str) else "",
+            balance=tuple(balance), steps=whole(steps), cfg=cfg, seed=whole(seed), **options,
+        )  # fmt: skip
+        return asked.checked(profile.limits)
+
+    def look(self, reference: str | None) -> tuple[Any, str]:
+        """A fresh upload: says at once what is wrong with it, and shows formats a browser cannot."""
+        if reference is None:
+            return gr.skip(), views.status(texts.READY, "idle")
+        try:
+            picture = open_picture(reference)
+        except RequestError as error:
+            gr.Warning(escape(str(error), quote=False))
+            return None, views.status(str(error), "failed")
+        shown = gr.skip() if Path(reference).suffix.lower() in WEB_FORMATS else picture
+        return shown, views.status(texts.READY, "idle")
+
+    def pick(self, event: gr.EventData) -> str:
+        """The example that was clicked."""
+        index = event.index
+        if not isinstance(index, int) or not 0 <= index < len(self.examples) or not self.examples[index].is_file():
+            raise gr.Error(texts.GONE, print_exception=False)
+        return str(self.examples[index])
+
+
+def show(events: Iterator[Event], request: Request, parts: Parts) -> Iterator[Shown]:
+    """A run's events as changes of the page."""
+    unknown: tuple[str, ...] = ()
+    counts = (0, 0, 0)
+    ends: list[str | None] = [None, None, None]
+    took: list[float] = []  # seconds of each step as the visitor feels them, the way to the page included
+    stepped = time.monotonic()
+    for event in events:
+        if isinstance(event, Encoded):
+            unknown, counts = event.unknown_words, event.stage_steps
+            stepped = time.monotonic()
+            yield {parts.bar: views.bar(counts, 0), parts.status: views.status(texts.READING, "busy", unknown)}
+        elif isinstance(event, StepDone):
+            done = event.step + 1
+            took.append(time.monotonic() - stepped)
+            stepped = time.monotonic()
+            line = views.step_line(
+                done, event.steps, event.stage, event.t, (event.steps - done) * statistics.median(took)
+            )
+            changes = {parts.bar: views.bar(counts, done), parts.status: views.status(line, "busy", unknown)}
+            if event.preview is not None:
+                uri = views.jpeg_uri(event.preview)
+                changes[parts.view] = views.picture(uri, f"The picture as foreseen at step {done}", "running")
+                if done == sum(counts[: event.stage + 1]):
+                    ends[event.stage] = uri
+                    changes[parts.kept] = views.kept(ends)
+            yield changes
+        elif isinstance(event, Finished):
+            with written(event) as made:
+                uri = views.png_uri(made.path)
+                last = max(stage for stage, count in enumerate(counts) if count)
+                ends[last] = uri
+                yield {
+                    parts.view: views.picture(uri, f"The finished picture: {request.prompt}", "done"),
+                    parts.kept: views.kept(ends),
+                    parts.status: views.status(
+                        texts.DONE.format(seconds=event.seconds, seed=request.seed), "done", unknown
+                    ),
+                    parts.download: gr.DownloadButton(value=str(made.path), interactive=True),
+                }
+
+
+@contextmanager
+def written(event: Finished) -> Iterator[Made]:
+    """The finished PNG in a folder that lasts for one yield: gradio copies it to its own cache, which `delete_cache` empties."""
+    with tempfile.TemporaryDirectory(prefix="squeeze-") as folder:
+        yield write_png(event.image, event.recipe, Path(folder) / f"squeeze-{event.recipe['seed']}.png")
+
+
+def whole(value: Any) -> Any:
+    """25.0 as 25, since JSON from JavaScript does not tell them apart; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def sentence(error: RequestError) -> gr.Error:
+    """A visitor's mistake as the page and the API show it, without a traceback in the log."""
+    return gr.Error(escape(str(error), quote=False), print_exception=False)

@@ -1,0 +1,56 @@
+"""The page's words: what a visitor reads that is not a picture. Mistakes have their sentences in request.py."""
+
+from __future__ import annotations
+
+TITLE = "squeeze"
+TAGLINE = "One toy, any scene. A language model says what, its picture says who, and you set the balance."
+
+# Name, what happens in the stage, for each of balance.STAGES.
+STAGES: tuple[tuple[str, str], ...] = (
+    ("Meaning", "First steps: where it is, which way it faces"),
+    ("Both", "Middle steps: form, pose, what it wears"),
+    ("Identity", "Last steps: colours, pattern, the details"),
+)
+BALANCE = "0 follows the words, 1 follows the picture, 0.5 hears both in full."
+CUSTOM = "custom"  # what the preset row says when the sliders match no preset
+
+PROMPTS: dict[str, tuple[str, ...]] = {
+    "plush": (
+        "on the beach, facing left, with a red hat",
+        "in the snow, seen from behind",
+        "in the city at night, with a hat of its own colour",
+        "in the forest, close up, facing front right",
+        "on the sea, far away, without a hat",
+    ),
+}
+PLACEHOLDER = "Where should it be? Which way does it face? What does it wear?"
+UPLOAD = "Drop, paste\nor click"
+
+EMPTY = "Pick a toy, say where it should be, and watch it appear."
+READY = "Ready when you are."
+QUEUED = "Waiting for a turn."
+WAITING = "Waiting for the run before this one to let go of the device ({seconds:.0f} s)."
+READING = "Reading the picture and the prompt."
+STEP = "Step {step} of {steps} · {stage} · t = {t:.2f} · {left}"
+DONE = "Done in {seconds:.1f} s · seed {seed}"
+STOPPED = "Stopped. The last preview stays; Generate starts anew."
+UNKNOWN = "This model does not know: {words}"
+GONE = "The example is gone from the folder. Reload the page."
+
+ABOUT_TITLE: dict[str, str] = {"plush": "What this model can and cannot do"}
+ABOUT: dict[str, str] = {
+    "plush": """
+This is the whole method at toy size. The model knows **one world, plush toys**, and draws pictures of **64 × 64 pixels**.
+
+- **It keeps** who the toy is: a body in one of ten colours, a belly, a pattern (plain, stripes, spots or patches), ears and
+  a tail.
+- **It follows** what the prompt says: eight places (beach, snow, forest, desert, city at night, meadow, room, sea), eight
+  ways to face, near or far, a hat in one of ten colours, no hat, or *a hat of its own colour*, for which it has to look
+  at the picture.
+- **It cannot** draw anything else. A photo of your cat gives the nearest toy. Words it never learned are named under the
+  picture and change nothing.
+
+Each generation runs through three stages. The prompt and picture as a language model understands them (*semantics*) and the
+picture's own details (*identity*) take part in each as far as its slider says. Every PNG carries the settings that made it.
+""",
+}

@@ -1,0 +1,116 @@
+"""What a run looks like: the picture, the stages' pictures, the bar of steps and the status line, as HTML.
+
+Pictures travel as data URIs, so previews leave nothing on the disk. Boxes have fixed proportions (style.css): nothing moves
+while previews stream.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from . import texts
+
+PREVIEW_SIDE = 512  # pixels; larger previews are shrunk on their way to the page, smaller ones the browser enlarges
+
+BEAR = """<svg viewBox="0 0 120 120" aria-hidden="true"><g fill="none" stroke="currentColor" stroke-width="2.2"
+stroke-linecap="round" stroke-dasharray="1 5.2"><circle cx="38" cy="30" r="12"/><circle cx="82" cy="30" r="12"/>
+<ellipse cx="60" cy="46" rx="29" ry="25"/><ellipse cx="60" cy="91" rx="25" ry="22"/><ellipse cx="60" cy="55" rx="12" ry="9"/>
+<ellipse cx="60" cy="94" rx="14" ry="13"/></g><g fill="currentColor"><circle cx="50" cy="42" r="2.6"/>
+<circle cx="70" cy="42" r="2.6"/><ellipse cx="60" cy="51.5" rx="3.6" ry="2.6"/></g></svg>"""
+
+
+def jpeg_uri(picture: Image.Image, side: int = PREVIEW_SIDE) -> str:
+    """A small JPEG of a picture as a data URI; under a millisecond for 64 pixels."""
+    if max(picture.size) > side:
+        picture = picture.copy()
+        picture.thumbnail((side, side))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=92, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def png_uri(path: Path) -> str:
+    """A PNG file byte for byte as a data URI, so that a picture saved from the page carries its recipe too."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def empty() -> str:
+    """The picture's box before the first run."""
+    return f'<figure class="view" data-state="empty">{BEAR}<figcaption>{texts.EMPTY}</figcaption></figure>'
+
+
+def picture(uri: str, alt: str, state: str) -> str:
+    """The picture's box; `state` is running or done. Decoded in step with the page, so frames do not flash."""
+    return f'<figure class="view" data-state="{state}"><img src="{uri}" alt="{escape(alt)}" decoding="sync"></figure>'
+
+
+def kept(uris: Sequence[str | None]) -> str:
+    """The picture at the end of each stage, an empty place where a stage is still to come."""
+    slots = []
+    for stage, ((name, _), uri) in enumerate(zip(texts.STAGES, uris, strict=True), 1):
+        alt = f"The picture at the end of stage {stage}, {name}"
+        inside = f'<img src="{uri}" alt="{alt}" decoding="sync">' if uri else '<span class="hole"></span>'
+        slots.append(f'<figure class="slot stage-{stage}">{inside}<figcaption>{name}</figcaption></figure>')
+    return f'<div class="kept">{"".join(slots)}</div>'
+
+
+def bar(counts: Sequence[int], done: int) -> str:
+    """One cell per step, coloured by stage, `done` of them filled."""
+    groups, first = [], 0
+    for stage, ((name, _), count) in enumerate(zip(texts.STAGES, counts, strict=True), 1):
+        cells = "".join(f"<i{' class=on' if first + n < done else ''}></i>" for n in range(count))
+        label = f"<b>{name}</b><span>{count}</span>" if count else ""
+        groups.append(
+            f'<div class="span stage-{stage}" style="flex-grow:{count}"><div class="cells">{cells}</div>'
+            f'<div class="name">{label}</div></div>'
+        )
+        first += count
+    dense = " dense" if first > 40 else ""
+    return (
+        f'<div class="bar{dense}" role="progressbar" aria-label="Steps done" aria-valuemin="0" aria-valuemax="{first}" '
+        f'aria-valuenow="{done}">{"".join(groups)}</div>'
+    )
+
+
+def status(line: str, state: str, unknown: Sequence[str] = ()) -> str:
+    """The status line, under it the prompt's unknown words. `state` is idle, busy, done, stopped or failed."""
+    role = ' role="alert"' if state == "failed" else ' aria-live="off"' if state == "busy" else ' role="status"'
+    words = texts.UNKNOWN.format(words=", ".join(unknown)) if unknown else ""
+    return (
+        f'<div class="status" data-state="{state}"><p class="line"{role}>{escape(line, quote=False)}</p>'
+        f'<p class="unknown">{escape(words, quote=False)}</p></div>'
+    )
+
+
+def examples(paths: Sequence[Path]) -> str:
+    """A button per example picture; the page's listener gets its index."""
+    buttons = []
+    for index, path in enumerate(paths):
+        name = escape(path.stem.replace("-", " ").replace("_", " "))
+        with Image.open(path) as opened:
+            uri = jpeg_uri(opened.convert("RGB"), side=160)
+        buttons.append(
+            f'<button type="button" data-index="{index}" title="{name}"><img src="{uri}" alt="Example: {name}"></button>'
+        )
+    return f'<div class="examples" role="group" aria-label="Example toys">{"".join(buttons)}</div>'
+
+
+def header(model: str) -> str:
+    """Name, what it is, and which model is loaded."""
+    mark = '<span class="mark" aria-hidden="true"><i></i><i></i><i></i></span>'
+    return (
+        f'<header class="top"><h1>{mark}{texts.TITLE}</h1><p>{texts.TAGLINE}</p>'
+        f'<span class="model">{escape(model)}</span></header>'
+    )
+
+
+def step_line(step: int, steps: int, stage: int, t: float, left: float) -> str:
+    """The status line while steps are done: `step` from 1, `left` in seconds."""
+    remaining = f"{left:.0f} s left" if left >= 1 else "under a second left"
+    return texts.STEP.format(step=step, steps=steps, stage=texts.STAGES[stage][0], t=t, left=remaining)

@@ -1,0 +1,172 @@
+"""The trainers: batches depend on the step alone, a resumed run equals an uninterrupted one, losses mean something."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from transformers import InternVLForConditionalGeneration
+
+from squeeze.models.mllm import Mllm
+from squeeze.training import mllm as mllm_module
+from squeeze.training import parts, phases
+from squeeze.training.data import Pool, draw_cases, draw_labelled
+from squeeze.training.loop import Ema, fit, learning_rate
+from squeeze.training.mllm import IGNORED, MllmPart, make_mllm
+from squeeze.training.objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
+from squeeze.training.parts import ProbePart, VaePart
+from squeeze.training.phases import PhasePart
+
+NAMES = ("vae", "probe", "mllm", "phase1", "phase2")
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch):
+    for module in (parts, mllm_module, phases):
+        monkeypatch.setattr(module, "CHUNK", 8)
+
+
+def make(name: str):
+    """A part as it is trained, with batches of two."""
+    if name in ("vae", "probe", "mllm"):
+        kind = {"vae": VaePart, "probe": ProbePart, "mllm": MllmPart}[name]
+        return kind(batch=2)
+    torch.manual_seed(0)
+    bare = make_mllm()
+    mllm = Mllm(InternVLForConditionalGeneration(bare.config), bare.tokenizer, bare.image_processor, bare.template)
+    return PhasePart(int(name[-1]), mllm, VaePart().model, batch=2)
+
+
+def run(name: str, folder: Path, **options):
+    part = make(name)
+    part.grid = lambda model: parts.tile(torch.zeros(1, 3, 8, 8), 1)  # sheets are looked at, not compared
+    part.save = lambda model, out: None
+    for _ in fit(part, folder, **options):
+        pass
+    return torch.load(folder / f"checkpoint-{name}.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resumed_equals_uninterrupted(name: str, tmp_path: Path):
+    whole = run(name, tmp_path / "whole", steps=20)
+    run(name, tmp_path / "halves", steps=20, pause_at=10)
+    halves = run(name, tmp_path / "halves", steps=20, resume=tmp_path / "halves")
+    assert whole["step"] == halves["step"] == 20
+    for kind in ("model", "ema"):
+        for key, value in whole[kind].items():
+            assert torch.equal(value, halves[kind][key]), f"{kind} {key} differs: state is missing from the checkpoint"
+
+
+def test_training_reduces_the_loss(tmp_path: Path):
+    part = ProbePart(batch=8)
+    part._make = part._pool._make = lambda index: draw_labelled(8, 1, 64)
+    losses = [progress.loss for progress in fit(part, tmp_path, steps=30)]
+    assert losses[-1] < 0.8 * losses[0], (
+        f"30 steps on eight pictures should fit them: {losses[0]:.2f} to {losses[-1]:.2f}"
+    )
+    assert (tmp_path / "probe" / "config.json").exists(), "the averaged weights were not written"
+    assert (tmp_path / "grid-probe.png").exists(), "no sample sheet was written"
+
+
+def test_stopping_writes_a_checkpoint(tmp_path: Path):
+    part = make("probe")
+    run = fit(part, tmp_path, steps=100)
+    for _ in range(3):
+        next(run)
+    run.close()
+    assert torch.load(tmp_path / "checkpoint-probe.pt", weights_only=True)["step"] == 3
+
+
+def test_a_diverged_loss_says_so(tmp_path: Path):
+    part = make("probe")
+    part.loss = lambda step: part.model.stem.weight.sum() * float("nan")
+    with pytest.raises(FloatingPointError, match="lower the rate"):
+        list(fit(part, tmp_path, steps=2))
+
+
+def test_pool_slides_and_depends_on_the_step_alone():
+    made = []
+
+    def chunk(index: int):
+        made.append(index)
+        return {"x": torch.arange(index * 10, index * 10 + 10)}
+
+    def pool():
+        return Pool(chunk, batch=5, chunk=10, window=4, reuse=1)
+
+    one, other = pool(), pool()
+    first = [one.batch(step)["x"] for step in range(40)]
+    assert torch.equal(other.batch(39)["x"], first[39]), "a batch depends on the batches before it"
+    assert first[39].min() >= 10 * (2 + 39 * 5 // 10 - 4), "old chunks were not dropped"
+    assert len(one._kept) <= 4
+
+
+def test_ema_follows_and_learning_rate_falls():
+    model = torch.nn.Linear(2, 2)
+    ema = Ema(model, 0.9)
+    before = ema.state["weight"].clone()
+    with torch.no_grad():
+        model.weight += 1
+    for step in range(200):
+        ema.update(model, step)
+    assert torch.allclose(ema.state["weight"], model.weight, atol=1e-3)
+    assert not torch.allclose(before, model.weight)
+    with ema.swapped(model) as averaged:
+        assert not averaged.training
+    schedule = replace(ProbePart(batch=4).schedule, warmup=10)
+    rates = [learning_rate(schedule, step, step / 100) for step in range(100)]
+    assert max(rates) <= schedule.rate
+    assert rates[0] < rates[20] > rates[60] > rates[99]
+
+
+def test_condition_dropout_has_the_stated_shares():
+    generator = torch.Generator().manual_seed(0)
+    kept = [draw_kept(2, generator, Dropout()) for _ in range(20000)]
+    share = {name: sum(getattr(k, name) for k in kept) / len(kept) for name in ("mllm", "vae", "text")}
+    assert abs(share["mllm"] - 0.9 * 0.85) < 0.02
+    assert abs(share["vae"] - 0.9 * 0.85) < 0.02
+    assert abs(share["text"] - 0.9) < 0.02
+    assert 0.1 < sum(not k.mllm and not k.vae for k in kept) / len(kept) < 0.15
+    assert not any(draw_kept(1, generator, Dropout()).vae for _ in range(100)), "phase 1 knows no VAE tokens"
+
+
+def test_flow_path_and_times():
+    x0, noise = torch.randn(2, 3, 4, 5)
+    assert torch.equal(interpolate(x0, noise, torch.zeros(3)), x0)
+    assert torch.equal(interpolate(x0, noise, torch.ones(3)), noise)
+    assert flow_loss(noise - x0, x0, noise) == 0
+    times = draw_times(10000, 0.0, torch.Generator().manual_seed(0))
+    assert times.min() > 0
+    assert times.max() < 1
+    assert abs(float(times.mean()) - 0.5) < 0.01
+    later = draw_times(10000, 1.15, torch.Generator().manual_seed(0))
+    assert (later > times).all(), "a positive shift should move times towards noise"
+
+
+def test_lessons_hold_answers_and_strangers():
+    part = MllmPart(batch=4)
+    lessons = part.lessons(64, 1)
+    labelled = lessons["labels"] != IGNORED
+    assert labelled.any(1).all(), "a lesson without anything to learn"
+    assert torch.equal(lessons["labels"][labelled], lessons["ids"][labelled]), "labels are not the tokens they stand at"
+    unknown = part._reader.tokenizer.unk_token_id
+    assert (lessons["ids"] == unknown).any(), "unknown words should be strewn in, as visitors write them"
+    assert (lessons["belly"] == -1).any(), "hidden attributes must not be asked for"
+
+
+def test_phases_draw_at_every_combination_of_conditions():
+    part = make("phase2")
+    part.model.eval()
+    seen = {tuple(vars(draw_kept(2, torch.Generator().manual_seed(7_000_000_000 + step), Dropout())).values()): step
+            for step in range(200)}  # fmt: skip
+    assert len(seen) == 8, "some combination of kept conditions never comes up"
+    with torch.no_grad():
+        assert all(torch.isfinite(part.loss(step)) for step in seen.values())
+
+
+def test_cases_are_the_same_for_a_seed():
+    first, second = draw_cases(20, 11), draw_cases(20, 11)
+    assert first.wishes == second.wishes
+    assert torch.equal(first.toys.shape, second.toys.shape)
+    assert isinstance(VaePart(batch=4).model, AutoencoderKL)
