@@ -9,24 +9,32 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+IN_USE = "Port {port} on {host} is in use. Stop the program that uses it, or choose another with --port {other}."
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the page until it is interrupted; 2 where the visitor's flags or files are at fault, with a sentence why."""
     flags = _flags(arguments)
     try:
         _check_port(flags.host, flags.port)
-        # after the flags, so that --help and a slip answer at once: torch and gradio take seconds to import
-        from squeeze.models.loading import LoadError, load
-        from squeeze.models.profiles import find_profile
-        from squeeze.request import RequestError
-        from squeeze.ui.page import build, launch
     except PortError as error:
         return _refused(error)
+    # after the flags, so that --help and a slip answer at once: torch and gradio take seconds to import
+    from squeeze.models.loading import LoadError, load
+    from squeeze.models.profiles import find_profile
+    from squeeze.request import RequestError
+    from squeeze.ui.page import build, launch
+
     try:
-        models = load(find_profile(flags.profile), flags.weights, flags.device)
-        launch(build(models), flags.host, flags.port)
+        page = build(load(find_profile(flags.profile), flags.weights, flags.device))
     except (LoadError, RequestError) as error:
         return _refused(error)
+    try:
+        address = launch(page, flags.host, flags.port)
+    except OSError:  # taken while the models were loading
+        return _refused(PortError(IN_USE.format(host=flags.host, port=flags.port, other=flags.port + 1)))
+    print(f"The page is open at {address} - Ctrl+C ends it.", flush=True)
+    page.block_thread()
     return 0
 
 
@@ -35,7 +43,9 @@ class PortError(RuntimeError):
 
 
 def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="app.py", description="The page: a toy, a prompt, and the balance between them.")
+    parser = argparse.ArgumentParser(
+        prog="app.py", description="The page: a toy, a prompt, and the balance between them."
+    )
     parser.add_argument("--profile", default="plush", help="which models, a row of squeeze/models/profiles.py")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on")
@@ -47,7 +57,9 @@ def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _check_port(host: str, port: int) -> None:
     """Raises PortError where nobody can listen; asked before the models are loaded, which takes longer."""
     if not 1 <= port <= 65535:
-        raise PortError(f"The port must be a number from 1 to 65535, not {port}. Choose one with --port, for example 7860.")
+        raise PortError(
+            f"The port must be a number from 1 to 65535, not {port}. Choose one with --port, for example 7860."
+        )
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -60,9 +72,7 @@ def _check_port(host: str, port: int) -> None:
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
             raise PortError(f"{host!r} is no address of this machine. Use --host 127.0.0.1.") from error
-        raise PortError(
-            f"Port {port} on {host} is in use. Stop the program that uses it, or choose another with --port {port + 1}."
-        ) from error
+        raise PortError(IN_USE.format(host=host, port=port, other=port + 1)) from error
 
 
 def _refused(error: Exception) -> int:

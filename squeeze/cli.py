@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", type=Path, help="a folder with a checkpoint, or with weights to start from")
     train.add_argument("--out", type=Path, default=Path("runs/plush"), help="where weights and checkpoints go")
     train.add_argument("--device", default="cpu", help="cpu or cuda")
-    train.add_argument("--rate", type=float, help="peak learning rate, for phase1 and phase2")
+    train.add_argument("--rate", type=float, help="peak learning rate; each part has its own if left out")
     train.add_argument("--batch", type=int, help="samples a step; each part has its own if left out")
     train.add_argument("--seed", type=int, default=0)
     train.set_defaults(run=_train)
@@ -90,14 +90,9 @@ def _profile_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu or cuda; the profile chooses if left out")
 
 
-def _balance(text: str) -> tuple[float, ...] | str:
-    """Three numbers, or a preset's name; what is neither is judged by Request."""
-    if text in PRESETS:
-        return PRESETS[text]
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise RequestError("balance_length", value=text) from None
+def _balance(text: str) -> tuple[float | str, ...]:
+    """A preset's balances, or numbers as they were written; what they are is judged by Request, with a sentence."""
+    return PRESETS.get(text) or tuple(_number(part) for part in text.split(","))
 
 
 def _number(text: str) -> int | float | str:

@@ -20,7 +20,7 @@ from .request import RequestError
 MAX_PIXELS = 64_000_000  # a 64-megapixel photo; more is refused before it is decoded
 MAX_BYTES = 50_000_000
 KEPT_SIDE = 2048  # the long side that later steps see at most
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # others, EPS above all, run foreign programs
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # others, EPS above all, run foreign programs
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, struct.error)
 
 
@@ -31,7 +31,7 @@ def open_picture(source: str | Path | bytes | Image.Image, name: str = "") -> Im
     if not isinstance(source, Image.Image):
         size = len(source) if isinstance(source, bytes) else _file_size(source, name)
         if size > MAX_BYTES:
-            raise RequestError("file_too_large", value=name, size=size // 1_000_000, limit=MAX_BYTES // 1_000_000)
+            raise RequestError("file_too_large", value=name, size=-(-size // 1_000_000), limit=MAX_BYTES // 1_000_000)
     try:
         if isinstance(source, Image.Image):
             return _cleaned(source, name)

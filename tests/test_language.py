@@ -85,7 +85,7 @@ def test_every_word_is_known():
     for wish in draw_cases(300, 8).wishes:
         spoken = [wish.text, *(f"{q.text} {q.answer}" for q in ask_request(wish, rng))]
         assert set(words(" ".join(spoken))) <= known, f"unknown words in {spoken}"
-    truth = {name: 0 for name in ANSWERS}
+    truth = dict.fromkeys(ANSWERS, 0)
     asked = ask_picture(truth, rng)
     assert {q.about for q in asked} == set(ANSWERS)
     assert set(words(describe(truth, rng))) <= known

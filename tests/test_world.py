@@ -104,8 +104,7 @@ def test_held_out_is_a_tenth_and_apart():
         assert bool((toy_held_out(draw_toys(300, generator, held_out)) == held_out).all())
         drawn = draw_scenes(300, generator, held_out)
         assert bool((prompt_held_out(drawn.place, drawn.facing, drawn.hat) == held_out).all())
-    toys = Toys(
-        **{n: torch.randint(k, (20000,)) for n, k in (("body", 10), ("belly", 10), ("pattern", 4), ("ears", 4), ("tail", 3))},
-        shape=torch.zeros(20000, SHAPE_DIMS),
-    )  # fmt: skip
+    kinds = {"body": 10, "belly": 10, "pattern": 4, "ears": 4, "tail": 3}
+    drawn = {name: torch.randint(count, (20000,)) for name, count in kinds.items()}
+    toys = Toys(**drawn, shape=torch.zeros(20000, SHAPE_DIMS))
     assert 0.07 < toy_held_out(toys).float().mean() < 0.13, "about a tenth of the toys should be held out"

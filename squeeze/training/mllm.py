@@ -111,10 +111,16 @@ class MllmPart:
     name = "mllm"
 
     def __init__(
-        self, size: int = 64, device: str = "cpu", seed: int = 0, start: Path | None = None, batch: int | None = None
+        self,
+        size: int = 64,
+        device: str = "cpu",
+        seed: int = 0,
+        start: Path | None = None,
+        batch: int | None = None,
+        rate: float | None = None,
     ) -> None:
         torch.manual_seed(seed)
-        self.schedule = Schedule(batch=batch or 32, rate=1.5e-3, warmup=200, ema=0.998, decay=0.02)
+        self.schedule = Schedule(batch=batch or 32, rate=rate or 1.5e-3, warmup=200, ema=0.998, decay=0.02)
         self._reader = make_mllm(size)
         full = InternVLForConditionalGeneration(self._reader.config)
         if start is not None:
@@ -123,7 +129,7 @@ class MllmPart:
         self.model = _Taught(full).to(device)
         self._device, self._size = device, size
         self._before = self._reader.picture_ids()
-        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=60, reuse=6, seed=seed)
+        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=16, reuse=6, seed=seed)
 
     def _make(self, index: int) -> Chunk:
         return self.lessons(CHUNK, 3_000_000 + index)

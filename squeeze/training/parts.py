@@ -33,10 +33,16 @@ class VaePart:
     name = "vae"
 
     def __init__(
-        self, size: int = 64, device: str = "cpu", seed: int = 0, start: Path | None = None, batch: int | None = None
+        self,
+        size: int = 64,
+        device: str = "cpu",
+        seed: int = 0,
+        start: Path | None = None,
+        batch: int | None = None,
+        rate: float | None = None,
     ) -> None:
         torch.manual_seed(seed)
-        self.schedule = Schedule(batch=batch or 16, rate=1.5e-3, warmup=200, ema=0.998, decay=0.0)
+        self.schedule = Schedule(batch=batch or 16, rate=rate or 1.5e-3, warmup=200, ema=0.998, decay=0.0)
         model = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
@@ -52,7 +58,7 @@ class VaePart:
             model = AutoencoderKL.from_pretrained(start / "vae")
         self.model = model.float().to(device, memory_format=torch.channels_last)
         self._device, self._size, self._seed = device, size, seed
-        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=40, reuse=3, seed=seed)
+        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=8, reuse=3, seed=seed)
 
     def _make(self, index: int) -> dict[str, Tensor]:
         return {"pixels": draw_labelled(CHUNK, 1_000_000 + index, self._size, self._device)["pixels"]}
@@ -90,14 +96,20 @@ class ProbePart:
     name = "probe"
 
     def __init__(
-        self, size: int = 64, device: str = "cpu", seed: int = 0, start: Path | None = None, batch: int | None = None
+        self,
+        size: int = 64,
+        device: str = "cpu",
+        seed: int = 0,
+        start: Path | None = None,
+        batch: int | None = None,
+        rate: float | None = None,
     ) -> None:
         torch.manual_seed(seed)
-        self.schedule = Schedule(batch=batch or 64, rate=2e-3, ema=0.998, decay=0.02)
+        self.schedule = Schedule(batch=batch or 64, rate=rate or 2e-3, ema=0.998, decay=0.02)
         model = Probe(size) if start is None else Probe.from_pretrained(start / "probe")
         self.model = model.float().to(device, memory_format=torch.channels_last)
         self._device, self._size = device, size
-        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=80, reuse=6, seed=seed)
+        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=16, reuse=6, seed=seed)
 
     def _make(self, index: int) -> dict[str, Tensor]:
         return draw_labelled(CHUNK, 2_000_000 + index, self._size, self._device)

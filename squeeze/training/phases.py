@@ -73,11 +73,11 @@ class PhasePart:
         start: Path | None = None,
         mode: str = "dla",
         refiner: bool = True,
-        rate: float = 1e-3,
         batch: int | None = None,
+        rate: float | None = None,
     ) -> None:
         torch.manual_seed(seed)
-        self.schedule = Schedule(batch=batch or 64, rate=rate, warmup=200, ema=0.999, decay=0.01)
+        self.schedule = Schedule(batch=batch or 64, rate=rate or 1e-3, warmup=200, ema=0.999, decay=0.01)
         self.name, self.phase = f"phase{phase}", phase
         self._mu, self._size, self._device = mu, size, device
         self._mllm, self._vae = mllm, Vae(vae)
@@ -96,7 +96,7 @@ class PhasePart:
         self._ids = grid_ids(size // 16, size // 16)
         self._ref_ids = grid_ids(size // 16, size // 16, index=1)
         self._pool = Pool(
-            self._make, batch=self.schedule.batch, chunk=CHUNK, window=240, reuse=8, seed=seed, alike="valid"
+            self._make, batch=self.schedule.batch, chunk=CHUNK, window=24, reuse=8, seed=seed, alike="valid"
         )
 
     def _make(self, index: int) -> Chunk:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import platform
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -56,7 +55,7 @@ def make_part(
     names = WRITES.get(part, ("aggregation", "transformer"))
     start = resume if resume is not None and all((resume / name / "config.json").exists() for name in names) else None
     if part in plain:
-        return plain[part](device=device, seed=seed, start=start, batch=batch)
+        return plain[part](device=device, seed=seed, start=start, batch=batch, rate=rate)
     profile = PROFILES["plush"]
 
     def frozen(name: str) -> Path:
@@ -69,9 +68,8 @@ def make_part(
         profile.template,
     )
     vae = AutoencoderKL.from_pretrained(frozen("vae"), torch_dtype=torch.float32)
-    options: dict[str, Any] = {} if rate is None else {"rate": rate}
     return PhasePart(
-        int(part[-1]), mllm, vae, mu=profile.shift or 0.0, device=device, seed=seed, start=start, batch=batch, **options
+        int(part[-1]), mllm, vae, mu=profile.shift or 0.0, device=device, seed=seed, start=start, batch=batch, rate=rate
     )
 
 

@@ -1,7 +1,11 @@
 """What happens when a visitor presses something: generator handlers that turn a run's events into the page's parts.
 
-Handlers are generators because gradio can only end a generator early: Stop, or a closed tab, raises GeneratorExit at the next
-yield and our `finally` frees the device. Gradio gives the queue's place away before that, so the device has its own lock.
+Handlers are generators because gradio can only end a generator early: Stop, or a closed tab, raises GeneratorExit at
+the next yield and our `finally` frees the device. Gradio gives the queue's place away before that, so the device has
+its own lock.
+
+Inputs arrive as they were sent (`preprocess=False`): gradio's own look at them would let PIL raise on text files and
+bombs, and answer a number out of range in its own words. Our checks in request.py and images.py speak instead.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.data_classes import ImageData
 
 from ..events import Encoded, Event, Finished, StepDone
 from ..images import open_picture
@@ -56,9 +61,10 @@ class Handlers:
     def run(self, parts: Parts, form: dict[str, Any]) -> Iterator[Shown]:
         """One generation as the page shows it; `form` are the page's inputs by name."""
         try:
-            seed = secrets.randbelow(2**31) if form.pop("random") else form.pop("seed")
             balance = [form.pop("meaning"), form.pop("both"), form.pop("identity")]
-            request = self.request(**{"seed": seed} | form, balance=balance)
+            if form.pop("random"):
+                form["seed"] = secrets.randbelow(2**31)
+            request = self.request(**form, balance=balance)
         except RequestError as error:
             yield {parts.status: views.status(str(error), "failed")}
             raise sentence(error) from error
@@ -81,8 +87,8 @@ class Handlers:
     ) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
         """Draw the toy of a reference picture as a prompt asks for.
 
-        Gives the path of a PNG and the recipe that makes it again. `balance` is three numbers, one per stage, from 0 (semantics) to
-        1 (identity); `cfg` 1 is off. While it runs, both are null.
+        Gives the path of a PNG and the recipe that makes it again; both are null while it runs. `balance` is three
+        numbers, one per stage, from 0 (semantics) to 1 (identity); `cfg` 1 is off.
         """
         try:
             request = self.request(reference, prompt, balance, steps, cfg, seed)
@@ -102,7 +108,7 @@ class Handlers:
             self.device.release()
 
     def turn(self) -> Iterator[float]:
-        """Takes the device's lock; yields the seconds waited while another run has it, so that a waiting one can be stopped."""
+        """Takes the device's lock; while another run has it, yields the seconds waited, so that waiting can end."""
         began = time.monotonic()
         while not self.device.acquire(timeout=POLL):
             yield time.monotonic() - began
@@ -110,28 +116,28 @@ class Handlers:
     def request(
         self, reference: Any, prompt: Any, balance: Any, steps: Any, cfg: Any, seed: Any, **options: Any
     ) -> Request:
-        """The request of a form or an API call, checked; raises RequestError. Files are opened here and nowhere before."""
-        if not isinstance(reference, str) or not reference:
+        """The checked request of a form or an API call; raises RequestError. No file is opened before this."""
+        if (path := path_of(reference)) is None:
             raise RequestError("no_reference")
         if not isinstance(balance, list | tuple):
             raise RequestError("balance_length", value=balance)
         profile = self.models.profile
         asked = default_request(
-            profile, references=(open_picture(reference),), prompt=prompt if isinstance(prompt, str) else "",
+            profile, references=(open_picture(path),), prompt=prompt if isinstance(prompt, str) else "",
             balance=tuple(balance), steps=whole(steps), cfg=cfg, seed=whole(seed), **options,
         )  # fmt: skip
         return asked.checked(profile.limits)
 
-    def look(self, reference: str | None) -> tuple[Any, str]:
+    def look(self, reference: Any) -> tuple[Any, str]:
         """A fresh upload: says at once what is wrong with it, and shows formats a browser cannot."""
-        if reference is None:
+        if (path := path_of(reference)) is None:
             return gr.skip(), views.status(texts.READY, "idle")
         try:
-            picture = open_picture(reference)
+            picture = open_picture(path)
         except RequestError as error:
             gr.Warning(escape(str(error), quote=False))
             return None, views.status(str(error), "failed")
-        shown = gr.skip() if Path(reference).suffix.lower() in WEB_FORMATS else picture
+        shown = gr.skip() if Path(path).suffix.lower() in WEB_FORMATS else picture
         return shown, views.status(texts.READY, "idle")
 
     def pick(self, event: gr.EventData) -> str:
@@ -186,9 +192,24 @@ def show(events: Iterator[Event], request: Request, parts: Parts) -> Iterator[Sh
 
 @contextmanager
 def written(event: Finished) -> Iterator[Made]:
-    """The finished PNG in a folder that lasts for one yield: gradio copies it to its own cache, which `delete_cache` empties."""
+    """The finished PNG, kept for one yield: gradio copies it to its own cache, which `delete_cache` empties."""
     with tempfile.TemporaryDirectory(prefix="squeeze-") as folder:
         yield write_png(event.image, event.recipe, Path(folder) / f"squeeze-{event.recipe['seed']}.png")
+
+
+class Sent(ImageData):
+    """What an API client sends as a picture; anything but a file, a bare path for example, counts as none."""
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Sent:
+        """Gradio calls this on what arrived, before any handler; an error here would reach nobody as a sentence."""
+        return super().model_validate(obj if isinstance(obj, dict) else {}, **options)
+
+
+def path_of(sent: Any) -> str | None:
+    """The path of an uploaded file as gradio sends it; gradio has already checked that it lies in its upload folder."""
+    path = sent.get("path") if isinstance(sent, dict) else None
+    return path if isinstance(path, str) and path else None
 
 
 def whole(value: Any) -> Any:

@@ -15,10 +15,8 @@ from ..images import MAX_BYTES
 from ..models.loading import Models
 from ..models.profiles import ASSETS
 from ..pipeline import default_request, plan
-from ..request import MAX_SEED
 from . import texts, views
-from .fields import AnyNumber, Upload
-from .handlers import Handlers, Parts, Shown
+from .handlers import Handlers, Parts, Sent, Shown
 from .theme import theme
 
 EXAMPLES = ASSETS / "examples"
@@ -60,24 +58,32 @@ def build(models: Models) -> gr.Blocks:
     return page.queue(max_size=WAITING_ROOM)
 
 
-def launch(page: gr.Blocks, host: str, port: int) -> None:
-    """Serves the page until it is interrupted. An upload just over our own limit still gets our own sentence."""
-    page.launch(
+def launch(page: gr.Blocks, host: str, port: int) -> str:
+    """Starts to serve the page and gives its address. Uploads up to twice our own limit still get our own sentence."""
+    _, address, _ = page.launch(
         server_name=host, server_port=port, ssr_mode=False, run_history=False, footer_links=["api"],
-        max_file_size=MAX_BYTES + 10_000_000, allowed_paths=[str(EXAMPLES)],
+        share=False, quiet=True, prevent_thread_lock=True,
+        max_file_size=2 * MAX_BYTES, allowed_paths=[str(EXAMPLES)],
         theme=theme(), css_paths=[Path(__file__).with_name("style.css")],
     )  # fmt: skip
+    return address
 
 
 def _ask(handlers: Handlers) -> tuple[dict[str, Any], tuple[gr.Button, gr.Button]]:
     """Subject, prompt, and the buttons that start and stop."""
     with gr.Row(elem_id="subject"):
-        reference = Upload(
+        reference = gr.Image(
             label="Subject", type="filepath", image_mode=None, format="png", sources=["upload", "clipboard"],
             placeholder=texts.UPLOAD, buttons=[], elem_id="reference", alt_text="The subject you gave",
         )  # fmt: skip
         if handlers.examples:
-            gallery = gr.HTML(views.examples(handlers.examples), js_on_load=PICK, elem_id="examples", padding=False, apply_default_css=False)
+            gallery = gr.HTML(
+                views.examples(handlers.examples),
+                js_on_load=PICK,
+                elem_id="examples",
+                padding=False,
+                apply_default_css=False,
+            )
             gallery.pick(handlers.pick, outputs=reference, **LIGHT)
     prompt = gr.Textbox(label="Prompt", placeholder=texts.PLACEHOLDER, lines=1, max_lines=4, elem_id="prompt")
     with gr.Row(elem_id="ideas"):
@@ -107,9 +113,7 @@ def _tune(models: Models) -> dict[str, Any]:
     """Balance, and under Advanced what the model has besides."""
     profile, limits = models.profile, models.profile.limits
     here = next((name for name, preset in PRESETS.items() if preset == profile.balance), texts.CUSTOM)
-    preset = gr.Radio(
-        [*PRESETS, texts.CUSTOM], value=here, label="Balance", info=texts.BALANCE, elem_id="preset"
-    )  # fmt: skip
+    preset = gr.Radio([*PRESETS, texts.CUSTOM], value=here, label="Balance", info=texts.BALANCE, elem_id="preset")
     sliders = [
         gr.Slider(
             0, 1, value=profile.balance[stage], step=0.05, label=f"{stage + 1} · {name}", info=what,
@@ -164,32 +168,37 @@ def _wire(handlers: Handlers, form: dict[str, Any], parts: Parts, start: gr.Butt
         with closing(handlers.run(parts, given)) as changes:
             yield from changes
 
-    begun = gr.on(
-        [start.click, form["prompt"].submit], running, outputs=[start, stop, parts.status], **LIGHT
-    )  # fmt: skip
+    begun = gr.on([start.click, form["prompt"].submit], running, outputs=[start, stop, parts.status], **LIGHT)
     going = begun.then(
         run, inputs_kwargs=form, outputs=list(vars(parts).values()), api_visibility="private",
-        show_progress="full", show_progress_on=parts.status, **DEVICE,
+        show_progress="full", show_progress_on=parts.status, preprocess=False, **DEVICE,
     )  # fmt: skip
-    going.then(idle, outputs=[start, stop], **LIGHT)
+    for ended in (going.success, going.failure):  # .then alone does not follow an error
+        ended(idle, outputs=[start, stop], **LIGHT)
     stop.click(fn=None, cancels=[going]).then(stopped, outputs=[start, stop, parts.status], **LIGHT)
     reference = form["reference"]
-    reference.upload(handlers.look, inputs=reference, outputs=[reference, parts.status], **LIGHT)
+    reference.upload(
+        handlers.look, inputs=reference, outputs=[reference, parts.status], api_visibility="private",
+        show_progress="hidden", preprocess=False, concurrency_limit=None,  # queued, or gr.Warning is lost
+    )  # fmt: skip
 
 
 def _api(handlers: Handlers) -> None:
     """The endpoint /generate; its fields are on no page."""
     profile = handlers.models.profile
     with gr.Row(visible=False):
+        reference = gr.Image(label="Reference picture", type="filepath", image_mode=None)
+        reference.data_model = Sent
         inputs = [
-            Upload(label="Reference picture", type="filepath", image_mode=None),
+            reference,
             gr.Textbox(label="Prompt"),
             gr.JSON(list(profile.balance), label="Balance of the three stages"),
-            AnyNumber(profile.steps, label="Steps"),
-            AnyNumber(profile.cfg, label="CFG"),
-            AnyNumber(0, label="Seed"),
+            gr.Number(profile.steps, label="Steps"),
+            gr.Number(profile.cfg, label="CFG"),
+            gr.Number(0, label="Seed"),
         ]
         outputs = [gr.File(label="PNG"), gr.JSON(label="Recipe")]
         gr.Button().click(
-            handlers.call, inputs=inputs, outputs=outputs, api_name="generate", api_visibility="public", **DEVICE
-        )
+            handlers.call, inputs=inputs, outputs=outputs, api_name="generate", api_visibility="public",
+            preprocess=False, **DEVICE,
+        )  # fmt: skip

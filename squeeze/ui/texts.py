@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 TITLE = "squeeze"
-TAGLINE = "One toy, any scene. A language model says what, its picture says who, and you set the balance."
+TAGLINE = "The words say where, the picture says who, and you set the balance."
 
 # Name, what happens in the stage, for each of balance.STAGES.
 STAGES: tuple[tuple[str, str], ...] = (
-    ("Meaning", "First steps: where it is, which way it faces"),
-    ("Both", "Middle steps: form, pose, what it wears"),
-    ("Identity", "Last steps: colours, pattern, the details"),
+    ("Meaning", "first steps: place and pose"),
+    ("Both", "middle steps: form and dress"),
+    ("Identity", "last steps: colour and pattern"),
 )
-BALANCE = "0 follows the words, 1 follows the picture, 0.5 hears both in full."
+BALANCE = "What leads in each stage: 0 semantics, 1 identity, 0.5 both in full."
 CUSTOM = "custom"  # what the preset row says when the sliders match no preset
 
 PROMPTS: dict[str, tuple[str, ...]] = {
@@ -19,7 +19,6 @@ PROMPTS: dict[str, tuple[str, ...]] = {
         "on the beach, facing left, with a red hat",
         "in the snow, seen from behind",
         "in the city at night, with a hat of its own colour",
-        "in the forest, close up, facing front right",
         "on the sea, far away, without a hat",
     ),
 }
@@ -40,17 +39,17 @@ GONE = "The example is gone from the folder. Reload the page."
 ABOUT_TITLE: dict[str, str] = {"plush": "What this model can and cannot do"}
 ABOUT: dict[str, str] = {
     "plush": """
-This is the whole method at toy size. The model knows **one world, plush toys**, and draws pictures of **64 × 64 pixels**.
+This is the whole method at toy size. The model knows **one world, plush toys**, and draws **64 × 64 pixels**.
 
-- **It keeps** who the toy is: a body in one of ten colours, a belly, a pattern (plain, stripes, spots or patches), ears and
-  a tail.
-- **It follows** what the prompt says: eight places (beach, snow, forest, desert, city at night, meadow, room, sea), eight
-  ways to face, near or far, a hat in one of ten colours, no hat, or *a hat of its own colour*, for which it has to look
-  at the picture.
-- **It cannot** draw anything else. A photo of your cat gives the nearest toy. Words it never learned are named under the
-  picture and change nothing.
+- **It keeps** who the toy is: a body in one of ten colours, a belly, a pattern (plain, stripes, spots or patches), ears
+  and a tail.
+- **It follows** what the prompt says: eight places (beach, snow, forest, desert, city at night, meadow, room, sea),
+  eight ways to face, near or far, a hat in one of ten colours, no hat, or *a hat of its own colour*, for which it has
+  to look at the picture.
+- **It cannot** draw anything else. A photo of your cat gives the nearest toy. Words it never learned are named under
+  the picture.
 
-Each generation runs through three stages. The prompt and picture as a language model understands them (*semantics*) and the
-picture's own details (*identity*) take part in each as far as its slider says. Every PNG carries the settings that made it.
+Each generation runs through three stages. What a language model understands of prompt and picture (*semantics*) and the
+picture's own details (*identity*) take part in each as far as its slider says. Every PNG carries its settings.
 """,
 }

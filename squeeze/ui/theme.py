@@ -58,7 +58,7 @@ def theme() -> gr.themes.Base:
     """The theme; fonts are the system's own, so nothing is fetched."""
     base = gr.themes.Base(
         primary_hue=STONE, secondary_hue=STONE, neutral_hue=STONE, font=SANS, font_mono=MONO,
-        text_size=gr.themes.sizes.text_sm, spacing_size=gr.themes.sizes.spacing_md, radius_size=gr.themes.sizes.radius_md,
+        text_size="sm", spacing_size="md", radius_size="md",
     )  # fmt: skip
     values: dict[str, str] = {}
     for name, (light, dark) in COLOURS.items():

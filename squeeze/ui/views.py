@@ -1,7 +1,7 @@
 """What a run looks like: the picture, the stages' pictures, the bar of steps and the status line, as HTML.
 
-Pictures travel as data URIs, so previews leave nothing on the disk. Boxes have fixed proportions (style.css): nothing moves
-while previews stream.
+Pictures travel as data URIs, so previews leave nothing on the disk. Boxes have fixed proportions (style.css): nothing
+moves while previews stream.
 """
 
 from __future__ import annotations
@@ -18,11 +18,16 @@ from . import texts
 
 PREVIEW_SIDE = 512  # pixels; larger previews are shrunk on their way to the page, smaller ones the browser enlarges
 
-BEAR = """<svg viewBox="0 0 120 120" aria-hidden="true"><g fill="none" stroke="currentColor" stroke-width="2.2"
-stroke-linecap="round" stroke-dasharray="1 5.2"><circle cx="38" cy="30" r="12"/><circle cx="82" cy="30" r="12"/>
-<ellipse cx="60" cy="46" rx="29" ry="25"/><ellipse cx="60" cy="91" rx="25" ry="22"/><ellipse cx="60" cy="55" rx="12" ry="9"/>
-<ellipse cx="60" cy="94" rx="14" ry="13"/></g><g fill="currentColor"><circle cx="50" cy="42" r="2.6"/>
-<circle cx="70" cy="42" r="2.6"/><ellipse cx="60" cy="51.5" rx="3.6" ry="2.6"/></g></svg>"""
+BEAR = """<svg viewBox="0 0 120 132" aria-hidden="true"><g class="felt"><circle cx="33" cy="25" r="14"/>
+<circle cx="87" cy="25" r="14"/><ellipse cx="26" cy="88" rx="10" ry="16" transform="rotate(28 26 88)"/>
+<ellipse cx="94" cy="88" rx="10" ry="16" transform="rotate(-28 94 88)"/><ellipse cx="60" cy="96" rx="29" ry="28"/>
+<ellipse cx="41" cy="122" rx="13" ry="9"/><ellipse cx="79" cy="122" rx="13" ry="9"/>
+<ellipse cx="60" cy="45" rx="34" ry="30"/></g>
+<g class="patch"><circle cx="33" cy="25" r="7"/><circle cx="87" cy="25" r="7"/>
+<ellipse cx="60" cy="55" rx="15" ry="11"/><ellipse cx="60" cy="99" rx="17" ry="17"/></g>
+<g class="thread"><path d="M60 16v22M60 56v8M60 84v30"/></g>
+<g class="bead"><circle cx="47" cy="42" r="3.2"/><circle cx="73" cy="42" r="3.2"/>
+<ellipse cx="60" cy="51" rx="4.6" ry="3.2"/></g></svg>"""
 
 
 def jpeg_uri(picture: Image.Image, side: int = PREVIEW_SIDE) -> str:
@@ -95,9 +100,8 @@ def examples(paths: Sequence[Path]) -> str:
         name = escape(path.stem.replace("-", " ").replace("_", " "))
         with Image.open(path) as opened:
             uri = jpeg_uri(opened.convert("RGB"), side=160)
-        buttons.append(
-            f'<button type="button" data-index="{index}" title="{name}"><img src="{uri}" alt="Example: {name}"></button>'
-        )
+        image = f'<img src="{uri}" alt="Example: {name}">'
+        buttons.append(f'<button type="button" data-index="{index}" title="{name}">{image}</button>')
     return f'<div class="examples" role="group" aria-label="Example toys">{"".join(buttons)}</div>'
 
 
@@ -112,5 +116,5 @@ def header(model: str) -> str:
 
 def step_line(step: int, steps: int, stage: int, t: float, left: float) -> str:
     """The status line while steps are done: `step` from 1, `left` in seconds."""
-    remaining = f"{left:.0f} s left" if left >= 1 else "under a second left"
+    remaining = f"{left:.0f} s left" if left >= 1 else "under 1 s left"
     return texts.STEP.format(step=step, steps=steps, stage=texts.STAGES[stage][0], t=t, left=remaining)

@@ -1,0 +1,85 @@
+"""The probe reads pictures of any size, its loss skips what cannot be seen, and the evaluator counts as it says."""
+
+import math
+
+import torch
+from PIL import Image
+
+from squeeze.evaluation.plush import Drawn, as_markdown, chance, sheet, summary
+from squeeze.plush.probe import HEADS, Probe, augment, degrees_between, probe_loss
+from squeeze.training.data import draw_labelled, to_unit
+
+
+def test_reads_any_size_in_ranges():
+    probe = Probe(widths=(4, 4, 4, 4)).eval()
+    for side in (16, 64, 200):
+        read = probe.read(torch.rand(2, 3, side, side) * 2 - 1)
+        assert ((read.azimuth >= 0) & (read.azimuth < 360)).all()
+        for name, count in HEADS.items():
+            assert (read.index[name] < count).all()
+            assert ((read.confidence[name] > 0) & (read.confidence[name] <= 1)).all()
+
+
+def test_loss_ignores_what_is_hidden():
+    truth = draw_labelled(8, 0, 64)
+    out = Probe(widths=(4, 4, 4, 4))(to_unit(truth["pixels"]))
+    hidden = truth | {"belly": torch.full_like(truth["belly"], -1)}
+    elsewhere = out | {"belly": out["belly"] + 100 * torch.randn_like(out["belly"])}
+    assert torch.equal(probe_loss(out, hidden), probe_loss(elsewhere, hidden)), "a hidden belly is learnt from"
+    assert torch.isfinite(probe_loss(out, hidden)), "nothing visible should mean nothing to learn, not NaN"
+
+
+def test_perfect_direction_costs_nothing():
+    truth = draw_labelled(4, 1, 64)
+    radians = truth["azimuth"] * math.pi / 180
+    logits = {name: torch.nn.functional.one_hot(truth[name].clamp_min(0), n) * 50.0 for name, n in HEADS.items()}
+    right = logits | {"direction": torch.stack([radians.sin(), radians.cos()], -1)}
+    wrong = logits | {"direction": -right["direction"]}
+    assert math.isclose(float(probe_loss(wrong, truth) - probe_loss(right, truth)), 4.0, rel_tol=1e-4)
+
+
+def test_angles_wrap_round():
+    a, b = torch.tensor([350.0, 10.0, 0.0, 90.0]), torch.tensor([10.0, 350.0, 180.0, 90.0])
+    assert degrees_between(a, b).tolist() == [20.0, 20.0, 180.0, 0.0]
+
+
+def test_augment_is_deterministic_and_does_not_flip():
+    pixels = to_unit(draw_labelled(4, 2, 64)["pixels"])
+    one, two = (augment(pixels, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(one, two)
+    assert one.shape == pixels.shape
+    assert ((one - pixels) ** 2).mean() < ((one - pixels.flip(-1)) ** 2).mean(), "a flip would turn left into right"
+
+
+def outcome(case: int, copied: bool = False, **right: bool | None) -> Drawn:
+    names = ("place", "facing", "hat", "size", "body", "belly", "pattern", "ears", "tail")
+    picture = Image.new("RGB", (8, 8), "red")
+    return Drawn(
+        case=case, prompt="", reference=picture, picture=picture, right=dict.fromkeys(names) | right,
+        needs_picture=case == 0, copied=copied,
+    )  # fmt: skip
+
+
+def test_summary_counts_known_cases():
+    drawn = [
+        outcome(0, place=True, facing=True, hat=True, body=True, pattern=True),
+        outcome(1, place=True, facing=False, body=True, pattern=None, copied=True),
+        outcome(2, place=False, body=True),
+        outcome(3, place=True, body=False),
+    ]
+    figures = summary(drawn)
+    assert figures["rates"]["place"] == {"rate": 0.75, "cases": 4, "chance": 0.125}
+    assert figures["rates"]["facing"]["rate"] == 0.5
+    assert figures["rates"]["hat"]["cases"] == 1, "a hat that nobody asked for was counted"
+    assert figures["rates"]["ears"]["rate"] is None
+    assert figures["joint"] == 0.25
+    assert figures["near_copies"] == 0.25
+    assert figures["needs_picture"] == {"rate": 1.0, "cases": 1}
+    assert "| place | 75.0% | 4 | 12.5% |" in as_markdown(figures)
+    assert sheet(drawn, columns=2, scale=1).size == (24, 52)
+
+
+def test_chance_of_each_attribute():
+    assert chance("facing") == 1 / 8
+    assert chance("body") == 1 / 10
+    assert chance("hat") > 1 / 11, "the best blind guess is: no hat"
