@@ -61,7 +61,8 @@ def _cleaned(picture: Image.Image, name: str) -> Image.Image:
     if pixels > MAX_PIXELS:
         raise RequestError("picture_too_large", value=name, pixels=pixels, limit=MAX_PIXELS)
     if picture.format == "JPEG":
-        picture.draft("RGB", (KEPT_SIDE, KEPT_SIDE))  # decode a large photo at a fraction of its size
+        scale = KEPT_SIDE / max(picture.size)  # decode a large photo at a half, a quarter or an eighth of its size
+        picture.draft("RGB", (max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
     picture.load()
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit and float greys

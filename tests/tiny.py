@@ -30,26 +30,7 @@ from squeeze.request import Limits, Request
 from squeeze.sampling import grid_ids
 
 SPECIAL = ["[PAD]", "[UNK]", "<img>", "</img>", "<IMG_CONTEXT>"]
-WORDS = [
-    "a",
-    "toy",
-    "it",
-    "on",
-    "in",
-    "at",
-    "the",
-    "beach",
-    "snow",
-    "with",
-    "red",
-    "blue",
-    "hat",
-    "facing",
-    "left",
-    "right",
-    ",",
-    ".",
-]
+WORDS = ["a", "toy", "it", "on", "in", "at", "the", "beach", "snow", "with", "red", "blue", "hat", "left", ",", "."]
 LAYERS, WIDTH, TEXT_WIDTH, POOLED, CHANNELS, PICTURE_TOKENS = 4, 32, 48, 24, 4, 4
 
 
