@@ -55,7 +55,7 @@ def load(profile: Profile, folder: Path | None = None, device: str | None = None
         )
     mllm = _read(root / "mllm", lambda path: _mllm(path, profile, place))
     tokenizer = _read(root / "mllm", AutoTokenizer.from_pretrained)
-    processor = _read(root / "mllm", GotOcr2ImageProcessorPil.from_pretrained)
+    processor = _read(root / "mllm", lambda path: _image_processor(path, mllm.config.vision_config.image_size))
     aggregation = _read(root / "aggregation", lambda path: _diffusers(Aggregation, path, dtype))
     transformer = _read(root / "transformer", lambda path: _diffusers(FluxTransformer2DModel, path, dtype))
     vae = _read(root / "vae", lambda path: _diffusers(AutoencoderKL, path, dtype))
@@ -101,6 +101,9 @@ def _read(path: Path, reader: Callable[[Path], T]) -> T:
 
 
 def _mllm(path: Path, profile: Profile, device: torch.device) -> nn.Module:
+    config = json.loads((path / "config.json").read_text())
+    if not {"text_config", "vision_config"} <= config.keys():  # transformers would fill in a model of 8 B parameters
+        raise ValueError("config.json does not describe the model")
     options: dict[str, Any] = {"dtype": getattr(torch, profile.dtype)}
     if profile.mllm_8bit:
         options["quantization_config"] = BitsAndBytesConfig(
@@ -112,6 +115,13 @@ def _mllm(path: Path, profile: Profile, device: torch.device) -> nn.Module:
     model, found = InternVLForConditionalGeneration.from_pretrained(path, output_loading_info=True, **options)
     _complete(found)
     return model if profile.mllm_8bit else model.to(device)
+
+
+def _image_processor(path: Path, wanted: list[int]) -> GotOcr2ImageProcessorPil:
+    processor = GotOcr2ImageProcessorPil.from_pretrained(path)
+    if [processor.size.height, processor.size.width] != list(wanted):
+        raise ValueError(f"preprocessor_config.json makes pictures of {processor.size}, the vision tower wants {wanted}")
+    return processor
 
 
 def _diffusers(kind: Any, path: Path, dtype: torch.dtype) -> Any:

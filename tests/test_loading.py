@@ -1,0 +1,151 @@
+"""Weights that are missing, damaged, or of different models are refused with the folder's name and the remedy."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import CHANNELS, make_aggregation, make_vae, randomised, tiny_profile
+
+from squeeze.models.aggregation import Aggregation
+from squeeze.models.loading import LoadError, load
+from squeeze.models.profiles import PROFILES
+
+
+@pytest.fixture
+def damaged(folder, tmp_path):
+    """A copy of the tiny weights to break, and the function that tells what loading it says."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+
+    def said():
+        with pytest.raises(LoadError) as refused:
+            load(tiny_profile(copy))
+        return str(refused.value)
+
+    return copy, said
+
+
+def test_everything_is_placed_and_in_evaluation_mode(models):
+    for module in (models.mllm.model, models.aggregation, models.dit.model, models.vae.model):
+        assert not module.training
+        assert {weight.device for weight in module.parameters()} == {torch.device("cpu")}
+        assert {weight.dtype for weight in module.parameters()} == {torch.float32}
+    assert models.revision == "tiny"
+
+
+def test_the_shipped_weights_load(tmp_path):
+    shipped = load(PROFILES["plush"])
+    assert shipped.revision == json.loads((PROFILES["plush"].folder / "training.json").read_text())["revision"]
+
+
+def test_no_folder_at_all(tmp_path):
+    with pytest.raises(LoadError, match=r"no folder .*nowhere.*train plush"):
+        load(tiny_profile(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("part", ["mllm", "aggregation", "transformer", "vae"])
+def test_a_missing_part(damaged, part):
+    copy, said = damaged
+    shutil.rmtree(copy / part)
+    message = said()
+    assert "missing" in message
+    assert str(copy / part) in message
+
+
+FILES = [
+    "mllm/model.safetensors",
+    "mllm/config.json",
+    "mllm/tokenizer.json",
+    "mllm/preprocessor_config.json",
+    "aggregation/diffusion_pytorch_model.safetensors",
+    "aggregation/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "vae/preview.safetensors",
+]
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("how", ["gone", "cut", "rubbish", "hollow"])
+def test_a_damaged_file(damaged, file, how):
+    copy, said = damaged
+    path = copy / file
+    if how == "gone":
+        path.unlink()
+    elif how == "hollow":
+        path.write_text("{}")
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if how == "cut" else b"\0rubbish" * 50)
+    message = said()
+    assert str(path.parent) in message, message
+    assert "Restore" in message
+    assert "\n" not in message, "one sentence, not a traceback"
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_a_damaged_record(damaged, content):
+    copy, said = damaged
+    (copy / "training.json").unlink() if content is None else (copy / "training.json").write_text(content)
+    assert "training.json" in said()
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "aggregation/diffusion_pytorch_model.safetensors",
+        "transformer/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "mllm/model.safetensors",
+    ],
+)
+def test_a_weight_too_few(damaged, file):
+    copy, said = damaged
+    state = load_file(copy / file)
+    name = sorted(state)[-1]
+    del state[name]
+    save_file(state, copy / file, metadata={"format": "pt"})
+    message = said()
+    assert "missing keys" in message, "a missing weight would be drawn at random"
+    assert str((copy / file).parent) in message
+
+
+def test_parts_of_different_models(damaged):
+    copy, said = damaged
+    shutil.rmtree(copy / "aggregation")
+    config = make_aggregation().config
+    sizes = {name: config[name] for name in ("width", "pooled_width", "heads", "refiner_heads", "mlp_ratio")}
+    randomised(Aggregation(layers=7, text_width=64, **sizes), 0).save_pretrained(copy / "aggregation")
+    message = said()
+    assert "do not belong together" in message
+    assert "4" in message
+    assert "7" in message, "the two numbers that differ must be named"
+
+
+def test_a_preview_map_of_another_autoencoder(damaged):
+    copy, said = damaged
+    save_file(
+        {"weight": torch.zeros(192, CHANNELS + 1, 3, 3), "bias": torch.zeros(192)}, copy / "vae" / "preview.safetensors"
+    )
+    assert "preview" in said()
+    assert make_vae().config.latent_channels == CHANNELS
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7"])
+def test_cuda_where_there_is_none(folder, monkeypatch, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(LoadError, match="--device cpu"):
+        load(tiny_profile(folder), device=device)
+
+
+def test_a_device_nobody_knows(folder):
+    with pytest.raises(LoadError, match="toaster"):
+        load(tiny_profile(folder), device="toaster")
+
+
+def test_another_folder_of_the_same_layout(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "elsewhere")
+    (copy / "training.json").write_text('{"revision": "elsewhere"}')
+    loaded = load(replace(tiny_profile(folder)), folder=copy)
+    assert (loaded.revision, loaded.profile.folder) == ("elsewhere", copy)
