@@ -154,6 +154,7 @@ def _until_full(kind, count, draw, keep):  # noqa: ANN001, ANN202 - the two call
 
 BODY, HEAD, BELLY, SNOUT, NOSE, EYES, PUPILS, EAR, ARMS, FEET, TAIL, BRIM, CROWN = range(13)
 MATERIALS = 13
+CELLS = 16  # rows and columns in which a render tells what is where
 FURRY = torch.tensor([material in (BODY, HEAD, EAR, ARMS, FEET, TAIL) for material in range(MATERIALS)])
 
 
@@ -294,16 +295,22 @@ def _palette(toys: Toys, hat: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """`pixels` (B, 3, size, size) in [0, 1]; `coverage` (B, MATERIALS) share of the picture each material takes."""
+    """`pixels` (B, 3, size, size) in [0, 1]; `cells` (B, MATERIALS + 1, CELLS, CELLS) the share of each cell of the
+    picture that each material takes, and last that fur of the pattern's colour takes."""
 
     pixels: Tensor
-    coverage: Tensor
+    cells: Tensor
+
+    @property
+    def coverage(self) -> Tensor:
+        """The share of the picture each material takes, (B, MATERIALS)."""
+        return self.cells[:, :MATERIALS].mean((2, 3))
 
 
 def render(toys: Toys, scenes: Scenes, size: int = 64, supersample: int = 2, chunk: int = 16) -> Rendered:
     """Draws a batch of toys in their scenes, orthographic, Lambert-shaded, antialiased by supersampling."""
     parts = [_render(toys[i : i + chunk], scenes[i : i + chunk], size, supersample) for i in range(0, len(toys), chunk)]
-    return Rendered(pixels=torch.cat([p.pixels for p in parts]), coverage=torch.cat([p.coverage for p in parts]))
+    return Rendered(pixels=torch.cat([p.pixels for p in parts]), cells=torch.cat([p.cells for p in parts]))
 
 
 def _plane(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -374,8 +381,14 @@ def _render(toys: Toys, scenes: Scenes, size: int, supersample: int) -> Rendered
     shadow = (1.4 - (shadow_x**2 + shadow_y**2)).clamp(0, 1)
     ground = (ground * (1 - 0.42 * shadow[..., None])).view(batch, size, size, 3).permute(0, 3, 1, 2)
     pixels = layer[:, :3] + (1 - layer[:, 3:]) * ground
-    share = torch.bincount(row * MATERIALS + material, minlength=batch * MATERIALS).view(batch, MATERIALS)
-    return Rendered(pixels=pixels, coverage=share / side**2)
+    # 7 the truth of it, cell by cell
+    wide = side // CELLS
+    cell = ray // side // wide * CELLS + ray % side // wide
+    shape = (batch, MATERIALS + 1, CELLS, CELLS)
+    places = (row * shape[1] + torch.stack([material, torch.full_like(material, MATERIALS)])) * CELLS**2 + cell
+    shares = torch.stack([torch.ones_like(mark[:, 0]), mark[:, 0]]) / wide**2
+    cells = torch.bincount(places.flatten(), shares.flatten(), minlength=math.prod(shape)).view(shape)
+    return Rendered(pixels=pixels, cells=cells)
 
 
 def facing_of(azimuth: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..plush.language import Wish, wishes
-from ..plush.world import MATERIALS, Scenes, Toys, draw_scenes, draw_toys, render, visible
+from ..plush.world import Scenes, Toys, draw_scenes, draw_toys, render, visible
 
 Chunk = dict[str, Tensor]
 
@@ -65,8 +65,12 @@ def draw_labelled(count: int, seed: int, size: int, device: str = "cpu", held_ou
         chunk[name] = getattr(scenes, name)
     for name in IDENTITY:
         chunk[name] = torch.where(seen[name], getattr(toys, name), -1)
-    assert drawn.coverage.shape[1] == MATERIALS
     return chunk
+
+
+def chunk_seed(part: int, seed: int, index: int) -> int:
+    """The seed of chunk `index`: no two parts, and no two runs of different `seed`, draw the same samples."""
+    return part * 1_000_000 + seed * 1_000_000_000 + index
 
 
 class Pool:

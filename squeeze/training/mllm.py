@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..models.mllm import IGNORED, Mllm, Template
 from ..plush.language import (
@@ -31,8 +32,8 @@ from ..plush.language import (
     vocabulary,
 )
 from ..plush.probe import HEADS, probe_loss
-from ..plush.world import render, visible
-from .data import IDENTITY, SCENE, Chunk, Pool, draw_cases, to_bytes, to_unit
+from ..plush.world import CELLS, MATERIALS, render, visible
+from .data import IDENTITY, SCENE, Chunk, Pool, chunk_seed, draw_cases, to_bytes, to_unit
 from .loop import Schedule, save_bf16
 from .parts import CHUNK, tile
 
@@ -94,6 +95,9 @@ class _Taught(nn.Module):
     def __init__(self, model: InternVLForConditionalGeneration) -> None:
         super().__init__()
         self.mllm = model
+        vision = model.config.vision_config
+        self.patches = vision.image_size[0] // vision.patch_size[0]  # a side
+        self.cells = nn.Linear(vision.hidden_size, (MATERIALS + 1) * (CELLS // self.patches) ** 2)
         features = model.config.image_seq_length * model.config.text_config.hidden_size
         self.norm = nn.LayerNorm(features)
         self.heads = nn.ModuleDict({name: nn.Linear(features, count) for name, count in HEADS.items()})
@@ -103,6 +107,14 @@ class _Taught(nn.Module):
         """Attribute logits from the projected vision features (B, L_img, D)."""
         flat = self.norm(vision.flatten(1))
         return {name: head(flat) for name, head in self.heads.items()} | {"direction": self.direction(flat)}
+
+    def looking_loss(self, seen: BaseModelOutputWithPooling, batch: Chunk) -> Tensor:
+        """What the helper heads get wrong: of the toy's attributes, and of what is where in each cell of the
+        picture; `seen` is what the vision tower gives."""
+        patches = self.cells(seen.last_hidden_state[:, 1:]).transpose(1, 2).unflatten(2, (self.patches, -1))
+        guess = F.pixel_shuffle(patches, CELLS // self.patches).float()
+        where = F.binary_cross_entropy_with_logits(guess, batch["cells"].float() / 255)
+        return 0.3 * probe_loss(self.looked(seen.pooler_output.float()), batch) + 10 * where
 
 
 class MllmPart:
@@ -127,12 +139,12 @@ class MllmPart:
             full = InternVLForConditionalGeneration.from_pretrained(start / "mllm", dtype=torch.float32)
         full.set_attn_implementation("eager")  # twice as fast as SDPA's backward on a CPU at this size
         self.model = _Taught(full).to(device)
-        self._device, self._size = device, size
+        self._device, self._size, self._seed = device, size, seed
         self._before = self._reader.picture_ids()
         self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=16, reuse=6, seed=seed)
 
     def _make(self, index: int) -> Chunk:
-        return self.lessons(CHUNK, 3_000_000 + index)
+        return self.lessons(CHUNK, chunk_seed(3, self._seed, index))
 
     def lessons(self, count: int, seed: int, held_out: bool = False) -> Chunk:
         """Pictures with token ids and labels (answers; captions whole) and, for the helper heads, the truth of each
@@ -148,12 +160,13 @@ class MllmPart:
         columns = {name: value.tolist() for name, value in truth.items()}
         for row, wish in enumerate(case.wishes):
             known = {n: column[row] for n, column in columns.items() if n not in seen or seen[n][row]}
-            if rng.random() < 0.25:
+            if rng.random() < 0.1:
                 text = self._reader.tokenizer.encode(describe(known, rng))[:LONGEST]
                 ids[row, : len(text)] = torch.tensor(text)
                 labels[row, : len(text)] = torch.tensor(text)
                 continue
-            asked = [*ask_request(wish, rng), *ask_picture(known, rng)[:4]]
+            asked = [*ask_request(wish, rng)[:2], *ask_picture(known, rng)]
+            rng.shuffle(asked)
             text = self._reader.tokenizer.encode(_with_strangers(wish.text, rng) + " .")
             place = len(text)
             for question in asked:
@@ -168,6 +181,7 @@ class MllmPart:
         truth = {n: torch.where(hidden[n], v, -1) if n in hidden else v for n, v in truth.items()}
         return {
             "pixels": to_bytes(drawn.pixels).cpu(),
+            "cells": to_bytes(drawn.cells).cpu(),
             "ids": ids,
             "labels": labels,
             "azimuth": case.references.azimuth,
@@ -179,30 +193,32 @@ class MllmPart:
         return encode(question.text), encode(question.answer + " .")
 
     def loss(self, step: int) -> Tensor:
-        """Every fourth step it talks: next-token cross-entropy on answers and captions, plus a share of the helper
-        heads' loss. Else it only looks, at a third of the cost: seeing takes longer to learn than talking.
+        """Every fourth step it talks: next-token cross-entropy on answers and captions, beside the helper heads' loss.
+        Else it only looks, at a third of the cost: seeing takes longer to learn than talking.
         """
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
         noise = torch.Generator().manual_seed(step)
         level = 0.1 * torch.rand(len(batch["ids"]), 1, 1, 1, generator=noise)
         grain = (level * torch.randn(batch["pixels"].shape, generator=noise)).to(self._device)
+        seen = self.model.mllm.model.get_image_features(to_unit(batch["pixels"]) + grain)
+        loss = self.model.looking_loss(seen, batch)
         if step % 4:
-            seen = self.model.mllm.model.get_image_features(to_unit(batch["pixels"]) + grain).pooler_output
-            return 0.3 * probe_loss(self.model.looked(seen.float()), batch)
-        logits, labels, vision = self.forward(self.model, batch, grain)
-        spoken = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-        return spoken + 0.3 * probe_loss(self.model.looked(vision.float()), batch)
+            return loss
+        logits, labels = self.talk(seen.pooler_output, batch)
+        return loss + F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
-    def forward(self, model: _Taught, batch: Chunk, grain: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B, T, V) that predict labels (B, T), and the vision features; T is the batch's longest text, `grain`
-        noise on the pictures."""
-        longest = int((batch["ids"] > 0).sum(1).max())
-        before = torch.tensor(self._before, device=self._device).expand(len(batch["ids"]), -1)
-        ids = torch.cat([before, batch["ids"][:, :longest]], 1)
-        pixels = to_unit(batch["pixels"]) + grain
-        out = model.mllm.model(input_ids=ids, pixel_values=pixels, use_cache=False)
-        spoken = out.last_hidden_state[:, len(self._before) - 1 : -1]
-        return model.mllm.lm_head(spoken), batch["labels"][:, :longest], out.image_hidden_states
+    def talk(self, vision: Tensor, batch: Chunk) -> tuple[Tensor, Tensor]:
+        """Logits (B, T, V) that predict labels (B, T), T being the batch's longest text, after a picture of features
+        (B, L_img, D)."""
+        inner, longest = self.model.mllm.model, int((batch["ids"] > 0).sum(1).max())
+        before = torch.tensor(self._before, device=self._device)
+        ids = torch.cat([before.expand(len(batch["ids"]), -1), batch["ids"][:, :longest]], 1)
+        words = inner.get_input_embeddings()(ids)
+        image = (ids == inner.config.image_token_id)[..., None]
+        spoken = inner.language_model(
+            inputs_embeds=words.masked_scatter(image, vision.to(words.dtype)), use_cache=False
+        ).last_hidden_state
+        return self.model.mllm.lm_head(spoken[:, len(self._before) - 1 : -1]), batch["labels"][:, :longest]
 
     def grid(self, model: nn.Module) -> Image.Image:
         """Held-out pictures it is asked about."""
