@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKL
 from transformers import InternVLForConditionalGeneration
 
@@ -12,7 +13,7 @@ from squeeze.models.mllm import Mllm
 from squeeze.training import mllm as mllm_module
 from squeeze.training import parts, phases
 from squeeze.training.data import Pool, draw_cases, draw_labelled
-from squeeze.training.loop import Ema, fit, learning_rate
+from squeeze.training.loop import Ema, Schedule, fit, learning_rate
 from squeeze.training.mllm import IGNORED, MllmPart, make_mllm
 from squeeze.training.objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
 from squeeze.training.parts import ProbePart, VaePart
@@ -35,7 +36,7 @@ def make(name: str):
     torch.manual_seed(0)
     bare = make_mllm()
     mllm = Mllm(InternVLForConditionalGeneration(bare.config), bare.tokenizer, bare.image_processor, bare.template)
-    return PhasePart(int(name[-1]), mllm, VaePart().model, batch=2)
+    return PhasePart(int(name[-1]), mllm, VaePart().model, batch=4)
 
 
 def run(name: str, folder: Path, **options):
@@ -67,6 +68,46 @@ def test_training_reduces_the_loss(tmp_path: Path):
     )
     assert (tmp_path / "probe" / "config.json").exists(), "the averaged weights were not written"
     assert (tmp_path / "grid-probe.png").exists(), "no sample sheet was written"
+
+
+class Pulled:
+    """A part of one weight, which each process pulls towards a number of its own."""
+
+    name = "pulled"
+    schedule = Schedule(batch=1, rate=0.1, warmup=1)
+
+    def __init__(self, target: float, start: float):
+        self.target, self.model = target, torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.constant_(self.model.weight, start)
+
+    def loss(self, step: int):
+        return ((self.model.weight - self.target) ** 2).sum()
+
+    def grid(self, model):
+        return parts.tile(torch.zeros(1, 3, 8, 8), 1)
+
+    def save(self, model, folder: Path):
+        pass
+
+
+def pull(rank: int, folder: Path) -> None:
+    """One of two processes."""
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    part = Pulled(target=3.0 + 2 * rank, start=float(rank))
+    *_, last = fit(part, folder / str(rank), steps=20)
+    torch.save((part.model.weight.detach(), last.loss), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_processes_train_one_model_together(tmp_path: Path):
+    torch.multiprocessing.spawn(pull, (tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first == second, "the processes went apart"
+    alone = Pulled(target=4.0, start=0.0)
+    list(fit(alone, tmp_path / "alone", steps=20))
+    assert torch.allclose(first[0], alone.model.weight, atol=1e-6), "not the gradient of the mean loss"
+    assert (tmp_path / "0" / "checkpoint-pulled.pt").exists()
+    assert not list((tmp_path / "1").iterdir()), "only the first process writes"
 
 
 def test_stopping_writes_a_checkpoint(tmp_path: Path):
@@ -158,7 +199,7 @@ def test_lessons_hold_answers_and_strangers():
 def test_phases_draw_at_every_combination_of_conditions():
     part = make("phase2")
     part.model.eval()
-    seen = {tuple(vars(draw_kept(2, torch.Generator().manual_seed(7_000_000_000 + step), Dropout())).values()): step
+    seen = {tuple(vars(draw_kept(2, torch.Generator().manual_seed(step), Dropout())).values()): step
             for step in range(200)}  # fmt: skip
     assert len(seen) == 8, "some combination of kept conditions never comes up"
     with torch.no_grad():

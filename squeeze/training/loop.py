@@ -1,7 +1,8 @@
 """The training loop every part shares: optimiser, EMA, time box, progress, sample grids, checkpoints, exact resume.
 
 A part's randomness is a function of (seed, step) alone, so a checkpoint holds weights, EMA, Adam's state and the
-step, nothing else, and 10 steps + resume + 10 steps equal 20 steps bit for bit.
+step, nothing else, and 10 steps + resume + 10 steps equal 20 steps bit for bit. Started by `torchrun`, each process
+trains on samples of its own and gradients are averaged; only the first process writes and reports.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How a part is optimised. `batch` samples a step; `rate` peak learning rate, warmed up over `warmup` steps, then
-    cosine to 2 % over the run; `ema` decay per step."""
+    """How a part is optimised. `batch` samples a step and process; `rate` peak learning rate, warmed up over `warmup`
+    steps, then cosine to 2 % over the run; `ema` decay per step."""
 
     batch: int
     rate: float
@@ -93,6 +95,33 @@ class _Swapped:
         self._model.train()
 
 
+def bf16_pays(device: torch.device) -> bool:
+    """Whether products in bf16 are faster than in fp32: on a CPU without instructions for them they take thirty times
+    as long."""
+    if device.type != "cpu":
+        return True
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's number and how many train together; (0, 1) without `torchrun`."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def share(model: nn.Module, *numbers: float) -> list[float]:
+    """Averages gradients in place, and `numbers`, over all processes; every process must have the same gradients."""
+    if rank_and_world()[1] == 1:
+        return list(numbers)
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([*(grad.flatten() for grad in grads), grads[0].new_tensor(numbers)])
+    dist.all_reduce(flat)
+    flat /= rank_and_world()[1]
+    *parts, rest = flat.split([*(grad.numel() for grad in grads), len(numbers)])
+    torch._foreach_copy_(grads, [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)])
+    return rest.tolist()
+
+
 def learning_rate(schedule: Schedule, step: int, fraction: float) -> float:
     """The rate at a step; `fraction` in [0, 1] is how much of the run is over."""
     warm = min(1.0, (step + 1) / schedule.warmup)
@@ -119,10 +148,14 @@ def fit(
     if (minutes is None) == (steps is None):
         raise ValueError("give either minutes or steps")
     out.mkdir(parents=True, exist_ok=True)
+    rank, world = rank_and_world()
     schedule, model, file = part.schedule, part.model, f"checkpoint-{part.name}.pt"
     optimiser = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], schedule.rate, (0.9, 0.98), weight_decay=schedule.decay
     )
+    if world > 1:
+        for value in model.state_dict().values():
+            dist.broadcast(value, 0)
     ema, first = Ema(model, schedule.ema), 0
     if resume is not None and (resume / file).exists():
         kept = torch.load(resume / file, map_location="cpu", weights_only=True)
@@ -133,7 +166,7 @@ def fit(
     device = next(model.parameters()).device
     began = saved = time.monotonic()
     mean: float | None = None
-    step = first
+    step, elapsed = first, 0.0
     model.train()
 
     def write() -> None:
@@ -141,37 +174,36 @@ def fit(
         torch.save(kept, out / f"{file}.new")
         (out / f"{file}.new").replace(out / file)
         with ema.swapped(model) as averaged, torch.inference_mode():
-            part.grid(averaged).save(out / f"grid-{part.name}.png")
             part.save(averaged, out)
+            part.grid(averaged).save(out / f"grid-{part.name}.png")
 
     try:
         while True:
-            elapsed = time.monotonic() - began
             fraction = step / steps if steps is not None else elapsed / (60 * (minutes or 1))
             if fraction >= 1 or step == pause_at:
                 break
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(schedule, step, fraction)
-            with torch.autocast(device.type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16_pays(device)):
                 loss = part.loss(step)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss became {loss.item()} at step {step}; lower the rate and resume")
             loss.backward()
+            value, elapsed = share(model, loss.item(), time.monotonic() - began)
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the loss became {value} at step {step}; lower the rate and resume")
             torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             ema.update(model, step)
             step += 1
-            value = loss.item()
             mean = value if mean is None else mean + (value - mean) / min(50, step - first)
             seconds = time.monotonic() - began
-            speed = (step - first) * schedule.batch / max(1e-9, seconds)
+            speed = (step - first) * schedule.batch * world / max(1e-9, seconds)
             yield Progress(step=step, loss=mean, samples_per_second=speed, fraction=min(1.0, fraction), seconds=seconds)
-            if time.monotonic() - saved > save_every:
+            if rank == 0 and time.monotonic() - saved > save_every:
                 write()
                 saved = time.monotonic()
     finally:
-        if step > first:
+        if rank == 0 and step > first:
             write()
 
 
@@ -180,7 +212,7 @@ def show_progress(progress: Iterator[Progress], name: str) -> Progress | None:
     last = None
     shown = 0.0
     for last in progress:
-        if time.monotonic() - shown > (0.5 if sys.stderr.isatty() else 30):
+        if rank_and_world()[0] == 0 and time.monotonic() - shown > (0.5 if sys.stderr.isatty() else 30):
             shown = time.monotonic()
             bar = "█" * int(24 * last.fraction)
             end = "\r" if sys.stderr.isatty() else "\n"

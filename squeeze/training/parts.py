@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..models.vae import fit_preview
 from ..plush.probe import Probe, augment, probe_loss
-from .data import Pool, draw_labelled, to_unit
+from .data import Pool, chunk_seed, draw_labelled, to_unit
 from .loop import Schedule, save_bf16
 
 CHUNK = 512
@@ -61,7 +61,7 @@ class VaePart:
         self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=8, reuse=3, seed=seed)
 
     def _make(self, index: int) -> dict[str, Tensor]:
-        return {"pixels": draw_labelled(CHUNK, 1_000_000 + index, self._size, self._device)["pixels"]}
+        return {"pixels": draw_labelled(CHUNK, chunk_seed(1, self._seed, index), self._size, self._device)["pixels"]}
 
     def loss(self, step: int) -> Tensor:
         """Mean squared and absolute error of the reconstruction, and a light pull of the latents to a unit Gaussian."""
@@ -108,11 +108,11 @@ class ProbePart:
         self.schedule = Schedule(batch=batch or 64, rate=rate or 2e-3, ema=0.998, decay=0.02)
         model = Probe(size) if start is None else Probe.from_pretrained(start / "probe")
         self.model = model.float().to(device, memory_format=torch.channels_last)
-        self._device, self._size = device, size
+        self._device, self._size, self._seed = device, size, seed
         self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=16, reuse=6, seed=seed)
 
     def _make(self, index: int) -> dict[str, Tensor]:
-        return draw_labelled(CHUNK, 2_000_000 + index, self._size, self._device)
+        return draw_labelled(CHUNK, chunk_seed(2, self._seed, index), self._size, self._device)
 
     def loss(self, step: int) -> Tensor:
         """See `probe_loss`."""

@@ -21,13 +21,14 @@ from ..models.mllm import Mllm
 from ..models.vae import Vae
 from ..plush.world import render
 from ..sampling import denoise, grid_ids, pack, schedule, unpack
-from .data import Chunk, Pool, draw_cases, to_unit
+from .data import Chunk, Pool, chunk_seed, draw_cases, to_unit
 from .loop import Schedule, save_bf16
 from .objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
 from .parts import tile
 
 CHUNK = 256
 LONGEST = 40  # prompt tokens kept in the pool
+DRAWS = 4  # times and noises drawn for each case of a batch: reading a case costs as much as one draw
 
 
 class Denoiser(nn.Module):
@@ -79,7 +80,7 @@ class PhasePart:
         torch.manual_seed(seed)
         self.schedule = Schedule(batch=batch or 64, rate=rate or 1e-3, warmup=200, ema=0.999, decay=0.01)
         self.name, self.phase = f"phase{phase}", phase
-        self._mu, self._size, self._device = mu, size, device
+        self._mu, self._size, self._device, self._seed = mu, size, device, seed
         self._mllm, self._vae = mllm, Vae(vae)
         self._mllm.model.to(device).eval().requires_grad_(False)
         vae.to(device).eval().requires_grad_(False)
@@ -95,12 +96,13 @@ class PhasePart:
         self.model = model.to(device)
         self._ids = grid_ids(size // 16, size // 16)
         self._ref_ids = grid_ids(size // 16, size // 16, index=1)
-        self._pool = Pool(
-            self._make, batch=self.schedule.batch, chunk=CHUNK, window=24, reuse=8, seed=seed, alike="valid"
-        )
+        cases, uneven = divmod(self.schedule.batch, DRAWS)
+        if uneven:
+            raise ValueError(f"batch must be a multiple of {DRAWS}, got {self.schedule.batch}")
+        self._pool = Pool(self._make, batch=cases, chunk=CHUNK, window=24, reuse=3, seed=seed, alike="valid")
 
     def _make(self, index: int) -> Chunk:
-        return self.encode(CHUNK, 4_000_000 + index)
+        return self.encode(CHUNK, chunk_seed(4, self._seed, index))
 
     @torch.inference_mode()
     def encode(self, count: int, seed: int, held_out: bool = False) -> Chunk:
@@ -125,11 +127,12 @@ class PhasePart:
         return {key: torch.cat([part[key] for part in parts]).clone() for key in parts[0]}
 
     def loss(self, step: int) -> Tensor:
-        """Rectified flow on one batch, all of it with the same conditions kept; see objective.py."""
+        """Rectified flow on one batch, DRAWS times and noises a case, all with the same conditions kept; see
+        objective.py."""
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
-        generator = torch.Generator().manual_seed(7_000_000_000 + step)
-        kept = draw_kept(self.phase, generator, self._dropout)
-        x0 = batch["x0"].float()
+        kept = draw_kept(self.phase, torch.Generator().manual_seed(step), self._dropout)  # the same in all processes
+        generator = torch.Generator().manual_seed(chunk_seed(7, self._seed, step))
+        x0 = batch["x0"].float().repeat_interleave(DRAWS, 0)
         t = draw_times(len(x0), self._mu, generator).to(self._device)
         noise = torch.randn(x0.shape, generator=generator).to(self._device)
         velocity = self._velocity(self.model, batch, kept.text)(
@@ -138,26 +141,32 @@ class PhasePart:
         return flow_loss(velocity, x0, noise)
 
     def _velocity(self, model: Denoiser, batch: Chunk, text: bool = True):  # noqa: ANN202
-        """A function (img, t, weights) -> velocity with the batch's conditions, aggregated on first need."""
+        """A function (img, t, weights) -> velocity with the batch's conditions; img (k B, N, C) holds k noisy pictures
+        a case, one behind the other."""
         pictures = self._mllm.config.image_seq_length
         longest = int(batch["valid"].sum(1).max()) if text else pictures
         image = torch.arange(longest, device=self._device) < pictures
-        identity = Identity(ref=batch["ref"].float(), ref_ids=self._ref_ids)
         dit = Dit(model.transformer)
 
-        def conditioning(needed: bool) -> Conditioning:
+        def conditioning(draws: int, needed: bool) -> Conditioning:
             null = model.aggregation.null_vec
             if not needed:
-                empty = batch["ref"].new_zeros(len(batch["ref"]), 0, model.transformer.config.joint_attention_dim)
+                empty = batch["ref"].new_zeros(
+                    draws * len(batch["ref"]), 0, model.transformer.config.joint_attention_dim
+                )
                 return Conditioning(txt=empty, image=image[:0], vec=null.expand(len(empty), -1), null_vec=null)
             valid = batch["valid"][:, :longest]
             out = model.aggregation(batch["hidden"][:, :longest].float(), image, batch["vision"].float(), valid)
-            return Conditioning(txt=out.txt, image=out.image, vec=out.vec, null_vec=null, valid=valid)
+            txt, vec, valid = (each.repeat_interleave(draws, 0) for each in (out.txt, out.vec, valid))
+            return Conditioning(txt=txt, image=out.image, vec=vec, null_vec=null, valid=valid)
 
         def velocity(img: Tensor, t: Tensor | float, weights: Weights) -> Tensor:
+            draws = len(img) // len(batch["ref"])
+            identity = Identity(ref=batch["ref"].float().repeat_interleave(draws, 0), ref_ids=self._ref_ids)
             return dit.velocity(
-                img, self._ids, t, conditioning=conditioning(weights.mllm > 0), identity=identity, weights=weights
-            )
+                img, self._ids, t, conditioning=conditioning(draws, weights.mllm > 0), identity=identity,
+                weights=weights,
+            )  # fmt: skip
 
         return velocity
 

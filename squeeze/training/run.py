@@ -9,12 +9,13 @@ import platform
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, GotOcr2ImageProcessorPil, InternVLForConditionalGeneration
 
 from ..models.mllm import Mllm
 from ..models.profiles import PROFILES
-from .loop import Part, Progress, fit, show_progress
+from .loop import Part, Progress, fit, rank_and_world, show_progress
 from .mllm import MllmPart
 from .parts import ProbePart, VaePart
 from .phases import PhasePart
@@ -31,12 +32,16 @@ def train_plush(
     """Trains one part of the embedded model into `out`, a folder of the shipped layout; notes the run in
     `training.json`.
 
+    Under `torchrun` its processes train one model together, each on samples of its own.
     Phases take the frozen MLLM and VAE from `out`, or from the shipped weights where `out` has none yet; phase 2
     starts from phase 1's aggregation and transformer in `resume`.
     """
-    trainee = make_part(part, out, resume, device, seed, rate, batch)
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    rank, world = rank_and_world()
+    trainee = make_part(part, out, resume, device, seed * world + rank, rate, batch)
     last = show_progress(fit(trainee, out, minutes=minutes, steps=steps, resume=resume), part)
-    if last is not None:
+    if last is not None and rank == 0:
         note(out, part, command, trainee, last, device)
     return last
 
@@ -81,7 +86,8 @@ def note(out: Path, part: str, command: str, trainee: Part, last: Progress, devi
     kept["revision"] = revision(out)
     kept["thresholds"] = {"tau1": profile.tau1, "tau2": profile.tau2, "shift": profile.shift}
     kept["runs"].append({
-        "part": part, "command": command, "steps": last.step, "batch": trainee.schedule.batch,
+        "part": part, "command": command, "steps": last.step,
+        "batch": trainee.schedule.batch * rank_and_world()[1],
         "rate": trainee.schedule.rate, "loss": round(last.loss, 5), "seconds": round(last.seconds),
         "date": datetime.date.today().isoformat(),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {platform.machine()}",
