@@ -1,0 +1,213 @@
+"""A whole generation: diffusers' own pipeline where both do the same thing, and what a seed promises."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline
+from tiny import CHANNELS, furthest, make_conditioning, make_transformer, make_vae, random_picture
+
+from squeeze.events import Encoded, Finished, StageStarted, StepDone
+from squeeze.identity import identify
+from squeeze.images import content_hash, to_tensor
+from squeeze.models.dit import Dit
+from squeeze.pipeline import Resume, generate, guided, plan, recipe_of, resumable
+from squeeze.request import RequestError
+from squeeze.sampling import denoise, draw_noise, grid_ids
+
+STAGES = (2, 2, 2)
+
+
+def pixels(events):
+    return np.asarray(events[-1].image).tobytes()
+
+
+def steps_of(events):
+    return [event for event in events if isinstance(event, StepDone)]
+
+
+@pytest.mark.parametrize("guidance_embeds", [False, True])
+def test_at_full_weights_it_is_diffusers_kontext(models, request_for, guidance_embeds):
+    """25 steps, CFG 2.5, references in both branches; the reference has another size than the picture."""
+    transformer, vae = make_transformer(guidance_embeds), make_vae()
+    asked = request_for(balance=(0.5, 0.5, 0.5), stage_steps=(9, 8, 8), steps=25, cfg=2.5, guidance=3.5, uncond="full")
+    positive, other = make_conditioning(1), make_conditioning(2)
+    negative = replace(other, txt=other.txt[:, : positive.txt.shape[1]])
+    picture, noise = random_picture(0, 48, 32), draw_noise(7, 8, 4 * CHANNELS)
+
+    pipeline = FluxKontextPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), vae=vae, transformer=transformer,
+        text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        image=picture, prompt_embeds=positive.txt, pooled_prompt_embeds=positive.vec,
+        negative_prompt_embeds=negative.txt, negative_pooled_prompt_embeds=negative.vec, true_cfg_scale=2.5,
+        guidance_scale=3.5, num_inference_steps=25, height=asked.height, width=asked.width, latents=noise,
+        max_area=asked.height * asked.width, _auto_resize=False, output_type="latent",
+    ).images  # fmt: skip
+
+    with torch.inference_mode():
+        identity = identify(models, (picture,), 2, 4)
+        velocity = guided(Dit(transformer), asked, (9, 8, 8), grid_ids(2, 4), positive, negative, identity)
+        *_, last = denoise(noise, plan(models.profile, asked)[0], velocity)
+    assert furthest(identity.ref, noise[:, :6]) > 0.1, "the reference is as empty as noise"
+    assert furthest(last.img, theirs) <= 1e-4, "our loop is not FluxKontextPipeline's"
+    assert furthest(last.img, noise) > 0.1, "nothing moved"
+
+
+def test_what_happens_comes_in_order(models, request_for):
+    events = list(generate(models, request_for()))
+    kinds = [type(event) for event in events]
+    staged = [StageStarted, StepDone, StepDone]
+    assert kinds == [Encoded, *staged * 3, Finished]
+    assert events[0].stage_steps == STAGES
+    assert [event.step for event in steps_of(events)] == list(range(6))
+    assert [event.stage for event in steps_of(events)] == [0, 0, 1, 1, 2, 2]
+    assert [event.t for event in steps_of(events)] == list(events[0].times)
+    assert all(event.preview.size == (64, 32) for event in steps_of(events))
+    assert events[-1].image.size == (64, 32)
+    assert all(event.img.shape == (1, 8, 4 * CHANNELS) for event in steps_of(events))
+
+
+def test_a_stage_without_steps_does_not_start(models, request_for):
+    events = list(generate(models, request_for(steps=2, stage_steps=(0, 2, 0))))
+    assert [event.stage for event in events if isinstance(event, StageStarted)] == [1]
+
+
+def test_same_seed_same_bytes(models, request_for):
+    first, again = (list(generate(models, request_for())) for _ in range(2))
+    assert pixels(first) == pixels(again)
+    assert first[-1].recipe == again[-1].recipe
+    assert pixels(list(generate(models, request_for(seed=8)))) != pixels(first), "the seed does nothing"
+
+
+def test_previews_change_nothing(models, request_for):
+    shown, hidden = (list(generate(models, request_for(previews=on))) for on in (True, False))
+    assert all(event.preview is None for event in steps_of(hidden))
+    assert pixels(shown) == pixels(hidden)
+    assert all(torch.equal(a.img, b.img) for a, b in zip(steps_of(shown), steps_of(hidden), strict=True))
+
+
+def test_every_choice_reaches_the_picture(models, request_for):
+    base = pixels(list(generate(models, request_for())))
+    for change in (
+        {"prompt": "a toy in the snow"}, {"references": (random_picture(1),)}, {"cfg": 4.0}, {"uncond": "full"},
+        {"late_text": "keep"}, {"balance": (0.0, 0.5, 0.75)}, {"balance": (0.2, 0.5, 1.0)}, {"stage_steps": (1, 3, 2)},
+        {"references": (random_picture(0), random_picture(1))},
+    ):  # fmt: skip
+        assert pixels(list(generate(models, request_for(**change)))) != base, f"{list(change)} changes nothing"
+
+
+@pytest.mark.parametrize(("stage", "step"), [(1, 2), (2, 4)])
+def test_resumed_equals_uninterrupted(models, request_for, forwards, stage, step):
+    before = request_for(previews=False)
+    balance = [0.0, 0.5, 1.0]
+    balance[stage] = 0.25
+    after = replace(before, balance=tuple(balance))
+    assert resumable(models.profile, before, after) == step
+    kept = steps_of(list(generate(models, before)))[step - 1].img
+    whole = list(generate(models, after))
+    forwards.clear()
+    rest = list(generate(models, after, Resume(step=step, img=kept)))
+    assert len(forwards) == 2 * (6 - step), "resuming must do the remaining forwards and no more"
+    assert [event.step for event in steps_of(rest)] == list(range(step, 6))
+    assert pixels(rest) == pixels(whole)
+    assert rest[-1].recipe == whole[-1].recipe, "the recipe of a resumed picture is the recipe of the picture"
+
+
+def test_resuming_inside_a_stage_announces_it(models, request_for):
+    kept = steps_of(list(generate(models, request_for())))[2].img
+    rest = list(generate(models, request_for(), Resume(step=3, img=kept)))
+    started = [(event.stage, event.step) for event in rest if isinstance(event, StageStarted)]
+    assert started == [(1, 3), (2, 4)]
+
+
+def test_only_later_balances_can_be_changed_in_the_middle(models, request_for):
+    before = request_for()
+    assert resumable(models.profile, before, replace(before, previews=False)) == 6
+    for change in ({"seed": 8}, {"prompt": "snow"}, {"cfg": 3.0}, {"steps": 7, "stage_steps": (3, 2, 2)}):
+        assert resumable(models.profile, before, replace(before, **change)) == 0, f"{change} changes every step"
+
+
+@pytest.mark.parametrize(
+    ("step", "tokens"), [(0, 8), (6, 8), (-1, 8), (3, 4)], ids=["start", "end", "before the start", "another size"]
+)
+def test_a_latent_that_does_not_fit_is_refused(models, request_for, step, tokens):
+    with pytest.raises(RequestError) as refused:
+        next(generate(models, request_for(), Resume(step=step, img=torch.zeros(1, tokens, 4 * CHANNELS))))
+    assert refused.value.code == "resume"
+
+
+@pytest.mark.parametrize(("cfg", "per_step"), [(1.0, 1), (2.5, 2)])
+def test_forwards_are_counted(models, request_for, forwards, cfg, per_step):
+    list(generate(models, request_for(cfg=cfg)))
+    assert len(forwards) == 6 * per_step
+
+
+def test_the_balance_of_a_stage_decides_what_is_passed(models, request_for, forwards):
+    list(generate(models, request_for(cfg=1.0, balance=(0.0, 0.5, 1.0))))
+    passed = [(call["encoder_hidden_states"].shape[1], call["hidden_states"].shape[1] - 8) for call in forwards]
+    assert passed == [(9, 0)] * 2 + [(9, 6)] * 2 + [(0, 6)] * 2, "tokens of weight 0 must not be passed"
+
+
+@pytest.mark.parametrize(("uncond", "references"), [("lean", [0, 0, 0]), ("full", [0, 6, 6])])
+def test_what_the_unconditional_branch_sees(models, request_for, forwards, uncond, references):
+    list(generate(models, request_for(uncond=uncond, balance=(0.0, 0.5, 1.0))))
+    free = forwards[1::2]
+    assert [call["encoder_hidden_states"].shape[1] for call in free] == [0] * 6
+    assert [call["hidden_states"].shape[1] - 8 for call in free[::2]] == references
+
+
+def test_interleaved_generations_do_not_touch_each_other(models, request_for):
+    """Two visitors' generators, stepped in turn, each give what they give alone."""
+    asked = [request_for(), request_for(seed=9, prompt="a red hat", balance=(1.0, 1.0, 1.0), stage_steps=(3, 1, 2))]
+    alone = [pixels(list(generate(models, one))) for one in asked]
+    running, got = [generate(models, one) for one in asked], [None, None]
+    for _ in range(11):
+        for i, run in enumerate(running):
+            event = next(run, None)
+            got[i] = event or got[i]
+    assert [np.asarray(event.image).tobytes() for event in got] == alone
+
+
+def test_references_change_neither_noise_nor_themselves(models, request_for):
+    picture = random_picture(0, 90, 60)
+    kept = picture.tobytes()
+    asked = request_for(references=(picture,))
+    list(generate(models, asked))
+    assert picture.tobytes() == kept
+
+
+def test_a_bad_request_ends_before_the_first_event(models, request_for, forwards):
+    with pytest.raises(RequestError):
+        next(generate(models, request_for(steps=0)))
+    assert forwards == []
+
+
+def test_gradients_stay_off_between_events(models, request_for):
+    for event in generate(models, request_for()):
+        if isinstance(event, StepDone):
+            assert not event.img.requires_grad
+            assert torch.is_grad_enabled(), "a paused generation switches off its caller's gradients"
+
+
+def test_the_recipe_names_all_that_made_it(models, request_for):
+    asked = request_for(prompt="  a toy\n on the  beach ")
+    recipe = recipe_of(models, asked, STAGES)
+    assert recipe["references"] == [content_hash(asked.references[0])]
+    assert recipe["revision"] == "tiny"
+    for field in ("balance", "steps", "cfg", "guidance", "seed", "height", "width", "uncond", "late_text"):
+        value = getattr(asked, field)
+        assert recipe[field] == (list(value) if isinstance(value, tuple) else value)
+    assert recipe["stage_steps"] == list(STAGES)
+
+
+def test_a_picture_is_the_decoded_end_of_the_walk(models, request_for):
+    events = list(generate(models, request_for()))
+    end = steps_of(events)[-1].img
+    with torch.inference_mode():
+        latent = end.view(1, 2, 4, CHANNELS, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(1, CHANNELS, 4, 8)
+        decoded = models.vae.decode(latent)
+    assert furthest(decoded, to_tensor(events[-1].image)) < 1.01 / 127.5, "beyond rounding to 8 bits"

@@ -1,0 +1,75 @@
+"""Scale and shift around the autoencoder, and the linear preview."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import CHANNELS, furthest, make_vae
+
+from squeeze.models.vae import PreviewMap, Vae, fit_preview
+
+
+def uniform(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return Vae(make_vae())
+
+
+@torch.inference_mode()
+def test_encode_is_the_mode_shifted_then_scaled(vae):
+    pixels = uniform(2, 3, 32, 48)
+    direct = vae.model.encode(pixels).latent_dist.mode()
+    latent = vae.encode(pixels)
+    assert latent.shape == (2, CHANNELS, 4, 6)
+    torch.testing.assert_close(latent, (direct - 0.3) * 0.6, msg=lambda m: f"(latent - shift) * scale: {m}")
+    assert torch.equal(vae.encode(pixels), latent), "nothing may be sampled: the same reference, the same tokens"
+
+
+@torch.inference_mode()
+def test_decode_undoes_scale_and_shift(vae):
+    direct = 0.2 * uniform(1, CHANNELS, 4, 6, seed=1)
+    wanted = vae.model.decode(direct).sample.clamp(-1, 1)
+    got = vae.decode((direct - 0.3) * 0.6)
+    assert got.shape == (1, 3, 32, 48)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5, msg=lambda m: f"latent / scale + shift: {m}")
+
+
+@torch.inference_mode()
+def test_decoded_pictures_are_in_range_and_float32(vae):
+    got = vae.decode(100 * uniform(1, CHANNELS, 4, 4))
+    assert got.abs().max() <= 1
+    assert got.dtype == torch.float32
+
+
+def test_factor_and_channels_come_from_the_model(vae):
+    assert (vae.factor, vae.channels) == (8, CHANNELS)
+
+
+def known_map():
+    """Weights so small that nothing is clipped, and not alike in any direction."""
+    return PreviewMap(0.05 * uniform(3 * 4, CHANNELS, 3, 3, seed=2), 0.05 * uniform(12, seed=3))
+
+
+def test_the_fit_recovers_a_known_linear_map():
+    known, latents = known_map(), uniform(64, CHANNELS, 6, 5, seed=4)
+    fitted = fit_preview(latents, known(latents), patch=2)
+    assert furthest(fitted.weight, known.weight) < 2e-3, "the least squares are set up for another order of values"
+    assert furthest(fitted.bias, known.bias) < 2e-3
+    fresh = uniform(2, CHANNELS, 4, 7, seed=5)
+    assert furthest(fitted(fresh), known(fresh)) < 1e-2
+    assert known(fresh).std() > 0.1, "the known map is all but constant: the test tests nothing"
+
+
+def test_the_fit_sees_large_pictures_at_the_preview_size():
+    known, latents = known_map(), uniform(64, CHANNELS, 6, 5, seed=4)
+    large = F.interpolate(known(latents), scale_factor=4, mode="nearest")
+    assert furthest(fit_preview(latents, large, patch=2).weight, known.weight) < 2e-3
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e6])
+def test_a_preview_of_anything_is_a_picture(models, scale):
+    picture = models.preview(scale * uniform(1, CHANNELS, 4, 8, seed=6))
+    assert picture.shape == (1, 3, 32, 64), "each latent position becomes a patch of 8 x 8 pixels"
+    assert picture.abs().max() <= 1
