@@ -21,7 +21,7 @@ from .models.loading import Models
 from .models.profiles import Profile
 from .previews import preview
 from .recipe import VERSION
-from .request import Request, RequestError, clean_prompt
+from .request import Branch, Request, RequestError, clean_prompt
 from .sampling import denoise, draw_noise, grid_ids, schedule, shift_for, unpack
 
 
@@ -76,7 +76,7 @@ def generate(models: Models, request: Request, resume: Resume | None = None) -> 
         img = moved.img
         stage = balance.stage_of(moved.index, counts)
         if moved.index == first or moved.index == sum(counts[:stage]):
-            yield StageStarted(stage=stage, step=moved.index, balance=request.balance[stage])
+            yield StageStarted(stage=stage, step=moved.index, balance=request.balance_at(moved.index, counts))
         # 9 a look at x0
         shown = preview(models, moved.x0, height, width) if request.previews else None
         now = time.monotonic()
@@ -114,7 +114,7 @@ def guided(
     """
 
     def velocity(img: Tensor, index: int, t: float) -> Tensor:
-        weights = balance.weights(request.balance[balance.stage_of(index, counts)])
+        weights = balance.weights(request.balance_at(index, counts))
         kept = dit.velocity(
             img, img_ids, t, conditioning=conditioning, identity=identity, weights=weights,
             guidance=request.guidance, late_text=request.late_text,
@@ -131,15 +131,21 @@ def guided(
 
 
 def resumable(profile: Profile, before: Request, after: Request) -> int:
-    """The first step at which two requests differ: 0 unless only the balances of later stages changed."""
-    same = replace(after, balance=before.balance, previews=before.previews) == before
+    """The first step at which two requests differ: 0 unless only the balances of later steps changed."""
+    same = replace(after, balance=before.balance, earlier=before.earlier, previews=before.previews) == before
     if not same:
         return 0
     counts = plan(profile, after)[1]
-    for stage in range(len(counts)):
-        if before.balance[stage] != after.balance[stage]:
-            return sum(counts[:stage])
-    return after.steps
+    differ = (step for step in range(after.steps) if before.balance_at(step, counts) != after.balance_at(step, counts))
+    return next(differ, after.steps)
+
+
+def branched(request: Request, step: int, balance: tuple[float, float, float]) -> Request:
+    """The request of a run that keeps its first `step` steps and goes on with other balances; run from the start it
+    gives the same picture as resumed there."""
+    kept = tuple(branch for branch in request.earlier if branch.step < step)
+    held = next((branch.balance for branch in request.earlier if branch.step >= step), request.balance)
+    return replace(request, balance=balance, earlier=(*kept, Branch(step=step, balance=held)))
 
 
 def recipe_of(models: Models, request: Request, counts: tuple[int, int, int]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from .balance import STAGES
+from .balance import STAGES, stage_of
 
 MAX_SEED = 2**53 - 1  # the largest integer a browser's number holds exactly
 JOINERS = "\u200c\u200d\ufe0f"  # invisible, but they join emoji, letters of Persian, or choose an emoji's form
@@ -35,6 +35,7 @@ SENTENCES: dict[str, str] = {
     "profile": "There is no profile named {value}. Choose one of {choices}.",
     "out": "There is no folder {folder} to write {value} into. Make it first, or choose another path.",
     "count": "The number of cases must be at least 1, not {value}.",
+    "earlier": "The step of a branch must be a whole number above those before it and below {total}, not {value}.",
     "resume": "The kept step {value} does not belong to this request of {total} steps. Generate it anew.",
 }
 
@@ -63,13 +64,22 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Branch:
+    """Up to step `step` (that many steps, counted from the start) the balances were `balance`, then others."""
+
+    step: int
+    balance: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """One generation. `references` are clean RGB pictures (images.open_picture).
 
     `balance` is b in [0, 1] per stage; `cfg` true classifier-free guidance (1 = off); `guidance` FLUX's embedded
     guidance; `height`, `width` in pixels; `stage_steps` whole steps per stage, None = from the profile's thresholds;
     `late_text` what stays of the MLLM tokens where they weigh nothing: `drop` or `keep`; `uncond` what the
-    unconditional branch sees: `lean` nothing, `full` the reference tokens; `previews` whether steps carry pictures.
+    unconditional branch sees: `lean` nothing, `full` the reference tokens; `earlier` the balances that held before
+    `balance` did, where a run was branched, by rising step; `previews` whether steps carry pictures.
     """
 
     profile: str
@@ -85,7 +95,13 @@ class Request:
     uncond: str
     late_text: str
     stage_steps: tuple[int, int, int] | None = None
+    earlier: tuple[Branch, ...] = ()
     previews: bool = True
+
+    def balance_at(self, step: int, counts: tuple[int, int, int]) -> float:
+        """The balance at a step, counted from 0; `counts` are the whole steps of each stage."""
+        now = next((branch.balance for branch in self.earlier if step < branch.step), self.balance)
+        return now[stage_of(step, counts)]
 
     def checked(self, limits: Limits) -> Request:
         """The request itself if everything is within the limits; raises RequestError at the first thing that is not."""
@@ -121,6 +137,12 @@ class Request:
             and sum(counts) == self.steps
         ):
             raise RequestError("stage_steps", value=counts, total=self.steps)
+        least = 1
+        for branch in self.earlier:
+            if not is_whole(branch.step) or not least <= branch.step < self.steps:
+                raise RequestError("earlier", value=branch.step, total=self.steps)
+            check_balance(branch.balance)
+            least = branch.step + 1
         return self
 
 

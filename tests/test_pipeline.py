@@ -12,7 +12,7 @@ from squeeze.events import Encoded, Finished, StageStarted, StepDone
 from squeeze.identity import identify
 from squeeze.images import content_hash, to_tensor
 from squeeze.models.dit import Dit
-from squeeze.pipeline import Resume, generate, guided, plan, recipe_of, resumable
+from squeeze.pipeline import Resume, branched, generate, guided, plan, recipe_of, resumable
 from squeeze.request import RequestError
 from squeeze.sampling import denoise, draw_noise, grid_ids
 
@@ -115,6 +115,31 @@ def test_resumed_equals_uninterrupted(models, request_for, forwards, stage, step
     assert [event.step for event in steps_of(rest)] == list(range(step, 6))
     assert pixels(rest) == pixels(whole)
     assert rest[-1].recipe == whole[-1].recipe, "the recipe of a resumed picture is the recipe of the picture"
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_a_branch_equals_a_fresh_run_with_the_same_balances(models, request_for, forwards, step):
+    trunk = request_for(balance=(0.0, 0.5, 1.0))
+    kept = steps_of(list(generate(models, trunk)))
+    branch = branched(trunk, step, (1.0, 0.25, 0.5))
+    assert resumable(models.profile, trunk, branch) == step
+    forwards.clear()
+    rest = list(generate(models, branch, Resume(step=step, img=kept[step - 1].img)))
+    assert len(forwards) == 2 * (6 - step), "a branch must do the remaining forwards and no more"
+    fresh = list(generate(models, branch))
+    assert pixels(rest) == pixels(fresh)
+    assert [event.img.tolist() for event in steps_of(fresh)][:step] == [event.img.tolist() for event in kept][:step]
+    assert pixels(rest) != pixels(list(generate(models, trunk))), "the new balances changed nothing"
+
+
+def test_a_branch_of_a_branch(models, request_for):
+    trunk = request_for(balance=(0.0, 0.0, 0.0))
+    twice = branched(branched(trunk, 2, (0.5, 0.5, 0.5)), 4, (1.0, 1.0, 1.0))
+    assert [twice.balance_at(step, (2, 2, 2)) for step in range(6)] == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
+    back = branched(twice, 3, (0.25, 0.25, 0.25))
+    assert [back.balance_at(step, (2, 2, 2)) for step in range(6)] == [0.0, 0.0, 0.5, 0.25, 0.25, 0.25]
+    checked = back.checked(models.profile.limits)
+    assert checked is back
 
 
 def test_resuming_inside_a_stage_announces_it(models, request_for):
