@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--rate", type=float, help="peak learning rate; each part has its own if left out")
     train.add_argument("--batch", type=int, help="samples a step; each part has its own if left out")
     train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--compile", action="store_true", help="phases only: minutes of compiling, then faster steps")
     train.set_defaults(run=_train)
 
     score = commands.add_parser("evaluate", help="measure the embedded model on held-out toys and prompts")
@@ -141,6 +142,7 @@ def _train(options: argparse.Namespace) -> int:
     train_plush(
         options.part, options.out, command=command, minutes=options.minutes, steps=options.steps,
         resume=options.resume, device=options.device, seed=options.seed, rate=options.rate, batch=options.batch,
+        compiled=options.compile,
     )  # fmt: skip
     return 0
 

@@ -28,7 +28,7 @@ def _small(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "CHUNK", 8)
 
 
-def make(name: str):
+def make(name: str, **options):
     """A part as it is trained, with batches of two."""
     if name in ("vae", "probe", "mllm"):
         kind = {"vae": VaePart, "probe": ProbePart, "mllm": MllmPart}[name]
@@ -36,7 +36,7 @@ def make(name: str):
     torch.manual_seed(0)
     bare = make_mllm()
     mllm = Mllm(InternVLForConditionalGeneration(bare.config), bare.tokenizer, bare.image_processor, bare.template)
-    return PhasePart(int(name[-1]), mllm, VaePart().model, batch=4)
+    return PhasePart(int(name[-1]), mllm, VaePart().model, batch=4, **options)
 
 
 def run(name: str, folder: Path, **options):
@@ -194,6 +194,15 @@ def test_lessons_hold_answers_and_strangers():
     unknown = part._reader.tokenizer.unk_token_id
     assert (lessons["ids"] == unknown).any(), "unknown words should be strewn in, as visitors write them"
     assert (lessons["belly"] == -1).any(), "hidden attributes must not be asked for"
+
+
+def test_compiled_blocks_give_the_same_loss(monkeypatch):
+    plain, compile_ = make("phase2").loss(0), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, **options: compile_(call, backend="eager", **options))
+    part = make("phase2", compiled=True)
+    assert part.model.transformer.transformer_blocks[0]._compiled_call_impl is not None
+    assert part.model.aggregation.refine[0]._compiled_call_impl is not None
+    assert torch.allclose(part.loss(0), plain, atol=1e-6)
 
 
 def test_phases_draw_at_every_combination_of_conditions():

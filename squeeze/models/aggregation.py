@@ -26,7 +26,7 @@ class Aggregated:
     vec: Tensor
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """A pre-norm transformer block with QK-norm and a gated MLP over sequences (B, S, width); `valid` (B, S) hides
     padding."""
 
@@ -65,7 +65,7 @@ class LayerPool(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(layers, width))
         self.layer_embedding = nn.Parameter(torch.randn(layers, width) * 0.02)
-        self.blocks = nn.ModuleList(_Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
         self.pool = nn.Linear(layers, 1, bias=False)
         nn.init.constant_(self.pool.weight, 1 / layers)
 
@@ -111,7 +111,7 @@ class Aggregation(ModelMixin, ConfigMixin):
             self.blend = nn.Parameter(torch.zeros(1))
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.project = nn.Linear(width, text_width)
-        self.refine = nn.ModuleList(_Block(text_width, refiner_heads, mlp_ratio) for _ in range(2 if refiner else 0))
+        self.refine = nn.ModuleList(Block(text_width, refiner_heads, mlp_ratio) for _ in range(2 if refiner else 0))
         self.to_vec = nn.Linear(text_width, pooled_width)
         self.null_vec = nn.Parameter(torch.zeros(1, pooled_width))
 

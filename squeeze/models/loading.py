@@ -120,7 +120,9 @@ def _mllm(path: Path, profile: Profile, device: torch.device) -> nn.Module:
 def _image_processor(path: Path, wanted: list[int]) -> GotOcr2ImageProcessorPil:
     processor = GotOcr2ImageProcessorPil.from_pretrained(path)
     if [processor.size.height, processor.size.width] != list(wanted):
-        raise ValueError(f"preprocessor_config.json makes pictures of {processor.size}, the vision tower wants {wanted}")
+        raise ValueError(
+            f"preprocessor_config.json makes pictures of {processor.size}, the vision tower wants {wanted}"
+        )
     return processor
 
 

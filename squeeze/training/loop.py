@@ -173,7 +173,7 @@ def fit(
         kept = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema.state, "step": step}
         torch.save(kept, out / f"{file}.new")
         (out / f"{file}.new").replace(out / file)
-        with ema.swapped(model) as averaged, torch.inference_mode():
+        with ema.swapped(model) as averaged, torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             part.save(averaged, out)
             part.grid(averaged).save(out / f"grid-{part.name}.png")
 

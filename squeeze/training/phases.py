@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from PIL import Image
 from torch import Tensor, nn
 
 from ..balance import Weights
-from ..models.aggregation import Aggregation
+from ..models.aggregation import Aggregation, Block
 from ..models.dit import Conditioning, Dit, Identity
 from ..models.mllm import Mllm
 from ..models.vae import Vae
@@ -76,6 +77,7 @@ class PhasePart:
         refiner: bool = True,
         batch: int | None = None,
         rate: float | None = None,
+        compiled: bool = False,
     ) -> None:
         torch.manual_seed(seed)
         self.schedule = Schedule(batch=batch or 64, rate=rate or 1e-3, warmup=200, ema=0.999, decay=0.01)
@@ -94,6 +96,10 @@ class PhasePart:
         if device == "cpu":  # SDPA's backward on a CPU takes twice the time of the plain formula at this size
             model.transformer.set_attention_backend("_native_math")
         self.model = model.to(device)
+        if compiled:  # block by block, since a block is compiled once for all its repetitions
+            for module in self.model.modules():
+                if isinstance(module, FluxTransformerBlock | FluxSingleTransformerBlock | Block):
+                    module.compile(dynamic=True)
         self._ids = grid_ids(size // 16, size // 16)
         self._ref_ids = grid_ids(size // 16, size // 16, index=1)
         cases, uneven = divmod(self.schedule.batch, DRAWS)

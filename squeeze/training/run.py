@@ -27,19 +27,22 @@ WRITES = {"vae": ("vae",), "mllm": ("mllm",), "probe": ("probe",)}  # phases wri
 def train_plush(
     part: str, out: Path, *, command: str, minutes: float | None = None, steps: int | None = None,
     resume: Path | None = None, device: str = "cpu", seed: int = 0, rate: float | None = None,
-    batch: int | None = None,
+    batch: int | None = None, compiled: bool = False,
 ) -> Progress | None:  # fmt: skip
     """Trains one part of the embedded model into `out`, a folder of the shipped layout; notes the run in
     `training.json`.
 
-    Under `torchrun` its processes train one model together, each on samples of its own.
+    `compiled` fuses the blocks of the phases' models first: it takes minutes and a C++ compiler, and then a step takes
+    two thirds of the time on a CPU. Under `torchrun` its processes train one model together, each on its own samples.
     Phases take the frozen MLLM and VAE from `out`, or from the shipped weights where `out` has none yet; phase 2
     starts from phase 1's aggregation and transformer in `resume`.
     """
     if dist.is_torchelastic_launched():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     rank, world = rank_and_world()
-    trainee = make_part(part, out, resume, device, seed * world + rank, rate, batch)
+    if world > 1:
+        command = command.replace("python", f"torchrun --nproc-per-node {world}", 1)
+    trainee = make_part(part, out, resume, device, seed * world + rank, rate, batch, compiled)
     last = show_progress(fit(trainee, out, minutes=minutes, steps=steps, resume=resume), part)
     if last is not None and rank == 0:
         note(out, part, command, trainee, last, device)
@@ -54,6 +57,7 @@ def make_part(
     seed: int,
     rate: float | None = None,
     batch: int | None = None,
+    compiled: bool = False,
 ) -> Part:
     """A part ready to train, from the weights in `resume` where it has them."""
     plain = {"vae": VaePart, "mllm": MllmPart, "probe": ProbePart}
@@ -74,8 +78,9 @@ def make_part(
     )
     vae = AutoencoderKL.from_pretrained(frozen("vae"), torch_dtype=torch.float32)
     return PhasePart(
-        int(part[-1]), mllm, vae, mu=profile.shift or 0.0, device=device, seed=seed, start=start, batch=batch, rate=rate
-    )
+        int(part[-1]), mllm, vae, mu=profile.shift or 0.0, device=device, seed=seed, start=start, batch=batch,
+        rate=rate, compiled=compiled,
+    )  # fmt: skip
 
 
 def note(out: Path, part: str, command: str, trainee: Part, last: Progress, device: str) -> None:
