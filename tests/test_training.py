@@ -30,9 +30,10 @@ def _small(monkeypatch: pytest.MonkeyPatch):
 
 def make(name: str, **options):
     """A part as it is trained, with batches of two."""
-    if name in ("vae", "probe", "mllm"):
-        kind = {"vae": VaePart, "probe": ProbePart, "mllm": MllmPart}[name]
-        return kind(batch=2)
+    if name in ("vae", "mllm"):
+        return {"vae": VaePart, "mllm": MllmPart}[name](batch=2)
+    if name == "probe":
+        return ProbePart(VaePart().model, batch=2)
     torch.manual_seed(0)
     bare = make_mllm()
     mllm = Mllm(InternVLForConditionalGeneration(bare.config), bare.tokenizer, bare.image_processor, bare.template)
@@ -155,7 +156,7 @@ def test_ema_follows_and_learning_rate_falls():
     assert not torch.allclose(before, model.weight)
     with ema.swapped(model) as averaged:
         assert not averaged.training
-    schedule = replace(ProbePart(batch=4).schedule, warmup=10)
+    schedule = replace(VaePart(batch=4).schedule, warmup=10)
     rates = [learning_rate(schedule, step, step / 100) for step in range(100)]
     assert max(rates) <= schedule.rate
     assert rates[0] < rates[20] > rates[60] > rates[99]

@@ -28,6 +28,11 @@ class Vae:
         latent = latent / self._scale + self._shift
         return self.model.decode(latent.to(self.model.device, self.model.dtype)).sample.float().clamp(-1, 1)
 
+    def restored(self, pixels: Tensor) -> Tensor:
+        """Pictures after the round trip through the latents."""
+        with torch.inference_mode():
+            return self.decode(self.encode(pixels)).clone()
+
 
 class PreviewMap(nn.Module):
     """A linear map from a latent's neighbourhoods to patches of pixels, fitted by least squares: no network.

@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..models.vae import fit_preview
+from ..models.vae import Vae, fit_preview
 from ..plush.probe import Probe, augment, probe_loss
-from .data import Pool, chunk_seed, draw_labelled, to_unit
+from .data import Pool, chunk_seed, draw_labelled, to_bytes, to_unit
 from .loop import Schedule, save_bf16
 
 CHUNK = 512
@@ -91,12 +91,14 @@ class VaePart:
 
 
 class ProbePart:
-    """The probe, on augmented renders."""
+    """The probe, on augmented renders, every second of them after the round trip through `vae`, as what it will
+    read."""
 
     name = "probe"
 
     def __init__(
         self,
+        vae: AutoencoderKL,
         size: int = 64,
         device: str = "cpu",
         seed: int = 0,
@@ -108,11 +110,15 @@ class ProbePart:
         self.schedule = Schedule(batch=batch or 64, rate=rate or 2e-3, ema=0.998, decay=0.02)
         model = Probe(size) if start is None else Probe.from_pretrained(start / "probe")
         self.model = model.float().to(device, memory_format=torch.channels_last)
+        self._vae = Vae(vae.to(device).eval().requires_grad_(False))
         self._device, self._size, self._seed = device, size, seed
         self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=16, reuse=6, seed=seed)
 
     def _make(self, index: int) -> dict[str, Tensor]:
-        return draw_labelled(CHUNK, chunk_seed(2, self._seed, index), self._size, self._device)
+        chunk = draw_labelled(CHUNK, chunk_seed(2, self._seed, index), self._size, self._device)
+        for rows in torch.arange(0, CHUNK, 2).split(32):
+            chunk["pixels"][rows] = to_bytes((self._vae.restored(to_unit(chunk["pixels"][rows])) + 1) / 2)
+        return chunk
 
     def loss(self, step: int) -> Tensor:
         """See `probe_loss`."""

@@ -7,6 +7,7 @@ import hashlib
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,7 +35,7 @@ def train_plush(
 
     `compiled` fuses the blocks of the phases' models first: it takes minutes and a C++ compiler, and then a step takes
     two thirds of the time on a CPU. Under `torchrun` its processes train one model together, each on its own samples.
-    Phases take the frozen MLLM and VAE from `out`, or from the shipped weights where `out` has none yet; phase 2
+    Phases and probe take the frozen MLLM and VAE from `out`, or from the shipped weights where it has none yet; phase 2
     starts from phase 1's aggregation and transformer in `resume`.
     """
     if dist.is_torchelastic_launched():
@@ -60,15 +61,21 @@ def make_part(
     compiled: bool = False,
 ) -> Part:
     """A part ready to train, from the weights in `resume` where it has them."""
-    plain = {"vae": VaePart, "mllm": MllmPart, "probe": ProbePart}
     names = WRITES.get(part, ("aggregation", "transformer"))
     start = resume if resume is not None and all((resume / name / "config.json").exists() for name in names) else None
-    if part in plain:
-        return plain[part](device=device, seed=seed, start=start, batch=batch, rate=rate)
     profile = PROFILES["plush"]
+    options: dict[str, Any] = {"device": device, "seed": seed, "start": start, "batch": batch, "rate": rate}
 
     def frozen(name: str) -> Path:
         return out / name if (out / name / "config.json").exists() else profile.folder / name
+
+    if part == "vae":
+        return VaePart(**options)
+    if part == "mllm":
+        return MllmPart(**options)
+    vae = AutoencoderKL.from_pretrained(frozen("vae"), torch_dtype=torch.float32)
+    if part == "probe":
+        return ProbePart(vae, **options)
 
     mllm = Mllm(
         InternVLForConditionalGeneration.from_pretrained(frozen("mllm"), dtype=torch.float32),
@@ -76,11 +83,7 @@ def make_part(
         GotOcr2ImageProcessorPil.from_pretrained(frozen("mllm")),
         profile.template,
     )
-    vae = AutoencoderKL.from_pretrained(frozen("vae"), torch_dtype=torch.float32)
-    return PhasePart(
-        int(part[-1]), mllm, vae, mu=profile.shift or 0.0, device=device, seed=seed, start=start, batch=batch,
-        rate=rate, compiled=compiled,
-    )  # fmt: skip
+    return PhasePart(int(part[-1]), mllm, vae, mu=profile.shift or 0.0, compiled=compiled, **options)
 
 
 def note(out: Path, part: str, command: str, trainee: Part, last: Progress, device: str) -> None:
