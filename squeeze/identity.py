@@ -15,16 +15,19 @@ SCHEMES = ("kontext", "uno")
 
 def identify(models: Models, references: tuple[Image.Image, ...], rows: int, columns: int) -> Identity:
     """Identity tokens (1, R, 4 C) of all references; `rows` and `columns` are the target's size in tokens."""
-    multiple = 2 * models.vae.factor
-    latents = []
-    for picture in references:
-        view = fitted(squared(picture) if models.profile.square else picture, models.profile.limits.reference, multiple)
-        latents.append(models.vae.encode(to_tensor(view)))
+    latents = [models.vae.encode(to_tensor(vae_view(models, picture))) for picture in references]
     sizes = [(latent.shape[-2] // 2, latent.shape[-1] // 2) for latent in latents]
     return Identity(
         ref=torch.cat([pack(latent) for latent in latents], 1),
         ref_ids=reference_ids(models.profile.ids, sizes, rows, columns),
     )
+
+
+def vae_view(models: Models, picture: Image.Image) -> Image.Image:
+    """The very picture that the VAE encodes of a clean reference: a square where the profile wants one, its long side
+    the profile's, both sides whole tokens."""
+    view = squared(picture) if models.profile.square else picture
+    return fitted(view, models.profile.limits.reference, 2 * models.vae.factor)
 
 
 def reference_ids(scheme: str, sizes: list[tuple[int, int]], rows: int, columns: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ import os
 import re
 import struct
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,25 @@ FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # others, EPS a
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, struct.error)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """An upload, cleaned. `picture` is RGB: first frame, turned upright, transparency on white, at most KEPT_SIDE
+    pixels on the long side. `alpha` is its opacity at the same size (mode L, 255 opaque), None where nothing was
+    transparent. `animated`: the file has more frames than the one taken."""
+
+    picture: Image.Image
+    alpha: Image.Image | None
+    animated: bool
+
+
 def open_picture(source: str | Path | bytes | Image.Image, name: str = "") -> Image.Image:
-    """A file, its bytes or a PIL picture as clean RGB: first frame, turned upright, transparency on white, at most
-    KEPT_SIDE pixels on the long side. Raises RequestError for what is no picture, damaged or too large."""
+    """A file, its bytes or a PIL picture as clean RGB, see Upload. Raises RequestError as open_upload does."""
+    return open_upload(source, name).picture
+
+
+def open_upload(source: str | Path | bytes | Image.Image, name: str = "") -> Upload:
+    """A file, its bytes or a PIL picture as a clean picture and what was lost in the cleaning, decoded once. Raises
+    RequestError for what is no picture, damaged or too large."""
     name = name or (Path(source).name if isinstance(source, str | Path) else "The picture")
     if not isinstance(source, Image.Image):
         size = len(source) if isinstance(source, bytes) else _file_size(source, name)
@@ -56,7 +73,8 @@ def _file_size(source: str | Path, name: str) -> int:
     return os.path.getsize(source)
 
 
-def _cleaned(picture: Image.Image, name: str) -> Image.Image:
+def _cleaned(opened: Image.Image, name: str) -> Upload:
+    picture, alpha = opened, None
     pixels = picture.width * picture.height
     if pixels > MAX_PIXELS:
         raise RequestError("picture_too_large", value=name, pixels=pixels, limit=MAX_PIXELS)
@@ -71,13 +89,27 @@ def _cleaned(picture: Image.Image, name: str) -> Image.Image:
         picture = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
+        alpha = picture.getchannel("A")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     picture = picture.convert("RGB")
     picture.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
     clean = Image.new("RGB", picture.size)  # without metadata
     clean.paste(picture)
-    return clean
+    if alpha is not None:
+        alpha = None if alpha.getextrema()[0] == 255 else alpha.resize(clean.size, Image.Resampling.BOX)
+    return Upload(picture=clean, alpha=alpha, animated=_has_more_frames(opened))
+
+
+def _has_more_frames(opened: Image.Image) -> bool:
+    """Asked after the first frame is decoded: a GIF has to be read on for the answer, and a damaged second frame is no
+    damage to the first. Not counted, since that would read the whole file."""
+    if opened.format == "MPO":  # a camera's photo with a second one for depth or 3D, no animation to its owner
+        return False
+    try:
+        return bool(getattr(opened, "is_animated", False))
+    except DAMAGED:
+        return True
 
 
 def content_hash(picture: Image.Image) -> str:

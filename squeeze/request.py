@@ -21,6 +21,8 @@ SENTENCES: dict[str, str] = {
     "damaged_picture": "{value} is damaged or cut short. Save it again and retry.",
     "picture_too_large": "{value} has {pixels:,} pixels; the limit is {limit:,}. Shrink it and retry.",
     "file_too_large": "{value} is {size} MB; the limit is {limit} MB. Shrink it and retry.",
+    "crop": "A crop must be left, top, right, bottom from 0 to 1, left below right and top below bottom, not {value}.",
+    "small_crop": "The crop leaves {value} pixels; at least {limit} are needed each way. Choose a larger part.",
     "empty_prompt": "The prompt is empty. Say where the subject should be, for example: on the beach.",
     "long_prompt": "The prompt has {value:,} characters; the limit is {limit:,}. Shorten it.",
     "steps": "Steps must be a whole number from 1 to {limit}, not {value}.",
@@ -129,14 +131,8 @@ class Request:
         for name, choices in (("uncond", ("lean", "full")), ("late_text", ("drop", "keep"))):
             if getattr(self, name) not in choices:
                 raise RequestError("option", name=name, value=repr(getattr(self, name)), choices=" or ".join(choices))
-        counts = self.stage_steps
-        if counts is not None and not (
-            isinstance(counts, tuple | list)
-            and len(counts) == len(STAGES)
-            and all(is_whole(n) and n >= 0 for n in counts)
-            and sum(counts) == self.steps
-        ):
-            raise RequestError("stage_steps", value=counts, total=self.steps)
+        if self.stage_steps is not None:
+            check_stage_steps(self.stage_steps, self.steps)
         least = 1
         for branch in self.earlier:
             if not is_whole(branch.step) or not least <= branch.step < self.steps:
@@ -179,6 +175,13 @@ def check_number(code: str, value: Any, least: float, limit: float) -> None:
     """Raises RequestError unless `value` is a finite number from `least` to `limit`."""
     if not is_number(value) or not least <= value <= limit:
         raise RequestError(code, value=value, limit=limit)
+
+
+def check_stage_steps(counts: Any, steps: int) -> None:
+    """Raises RequestError unless there are three whole numbers of steps that add up to `steps`."""
+    listed = isinstance(counts, tuple | list) and len(counts) == len(STAGES)
+    if not listed or not all(is_whole(n) and n >= 0 for n in counts) or sum(counts) != steps:
+        raise RequestError("stage_steps", value=counts, total=steps)
 
 
 def check_balance(balance: Any) -> None:

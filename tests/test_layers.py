@@ -14,9 +14,9 @@ LAYERS = [  # from the top; a module may import from its own row and from rows b
     ("app", "squeeze.cli", "squeeze.__main__"),
     ("squeeze.ui", "squeeze.training", "squeeze.evaluation", "squeeze.plush"),
     ("squeeze.pipeline",),
-    ("squeeze.conditioning", "squeeze.identity", "squeeze.previews"),
+    ("squeeze.conditioning", "squeeze.identity", "squeeze.checks", "squeeze.previews"),
     ("squeeze.models", "squeeze.sampling", "squeeze.images"),
-    ("squeeze.recipe", "squeeze.request", "squeeze.events", "squeeze.balance"),
+    ("squeeze.recipe", "squeeze.recipe_forms", "squeeze.request", "squeeze.events", "squeeze.balance"),
 ]
 BESIDE = {  # rows that stand side by side: who may use whom
     "squeeze.ui": set(),
@@ -31,7 +31,7 @@ HOMES = {
     "peft": ("squeeze.models", "squeeze.training", "squeeze.evaluation"),
     "diffusers": ("squeeze.models", "squeeze.training", "squeeze.evaluation", "squeeze.plush.probe"),
 }
-TORCHLESS = ("squeeze.recipe", "squeeze.request", "squeeze.events", "squeeze.balance")
+TORCHLESS = ("squeeze.recipe", "squeeze.recipe_forms", "squeeze.request", "squeeze.events", "squeeze.balance")
 
 
 def within(module, place):

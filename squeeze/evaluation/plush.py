@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import InternVLForConditionalGeneration
 
+from ..checks import near_copy
 from ..events import Finished
 from ..images import to_picture, to_tensor
 from ..models.loading import Models
@@ -27,7 +28,6 @@ from ..training.data import IDENTITY, Case, draw_cases, draw_labelled, to_unit
 PROMPT = ("place", "facing", "hat", "size")
 JOINT = ("place", "facing", "hat", "body", "pattern")
 CASES_SEED = 77_000_000  # apart from every seed that training draws from
-COPY_RMS = 0.08  # a picture this near its reference, on a scale of [0, 1], counts as a copy
 BARE_SHARE = 0.35  # share of scenes without a hat: the best blind guess
 
 
@@ -65,10 +65,9 @@ def evaluate(models: Models, probe: Probe, count: int, **asked: Any) -> Iterator
         for name in IDENTITY:
             shown = bool(seen[name][case])
             right[name] = _reads(read, name) == int(getattr(cases.toys, name)[case]) if shown else None
-        difference = (to_tensor(picture) - to_tensor(reference)) / 2
         yield Drawn(
             case=case, prompt=wish.text, reference=reference, picture=picture, right=right,
-            needs_picture=bool(wish.needs_picture), copied=bool(difference.square().mean().sqrt() < COPY_RMS),
+            needs_picture=bool(wish.needs_picture), copied=near_copy(picture, reference),
         )  # fmt: skip
 
 
@@ -122,8 +121,7 @@ def evaluate_parts(models: Models, probe: Probe, full: InternVLForConditionalGen
     size = models.profile.size
     truth = draw_labelled(count, CASES_SEED + 1, size, held_out=True)
     pixels = to_unit(truth["pixels"])
-    with torch.inference_mode():
-        restored = torch.cat([models.vae.decode(models.vae.encode(part)) for part in pixels.split(64)])
+    restored = torch.cat([models.vae.restored(part) for part in pixels.split(64)])
     error = ((restored - pixels) / 2).square().mean((1, 2, 3))
     return {
         "cases": count,
