@@ -36,6 +36,18 @@ STOPPED = "Stopped. The last preview stays; Generate starts anew."
 UNKNOWN = "This model does not know: {words}"
 GONE = "The example is gone from the folder. Reload the page."
 
+FILM = "Every step of the run"
+FRAME = "Step {step} of {steps}, {stage}"
+NO_FILM = "Each step of a run is kept here. Point at one to see it, choose one to branch from."
+BRANCH = "Branch"
+BRANCH_FROM = "Branch after step {step}"
+CHOSEN = "Set the balance of what follows, then branch: steps 1 to {step} stay, the other {rest} are drawn anew."
+RUN_GONE = "That run is no longer kept. Generate it again, then branch."
+LAST_STEP = "Nothing follows the last step. Choose an earlier one to branch from."
+COPIED = "The picture is nearly the one you gave. For a new scene, try the preset {preset}."
+HISTORY = "Pictures of this visit"
+NO_HISTORY = "Pictures you make are listed here, to come back to. After a reload their recipes stay."
+
 ABOUT_TITLE: dict[str, str] = {"plush": "What this model can and cannot do"}
 ABOUT: dict[str, str] = {
     "plush": """

@@ -1,0 +1,44 @@
+// The filmstrip: pointing at a frame shows it large, the arrows walk along, a click chooses where to branch.
+const frames = () => [...element.querySelectorAll('.frame')];
+const large = () => document.querySelector('#view img');
+
+function show(frame) {
+    const view = large();
+    if (!view) return;
+    view.dataset.last ??= view.src;
+    view.src = frame ? frame.querySelector('img').src : view.dataset.last;
+}
+
+function chosen() {
+    return element.querySelector('.frame[aria-pressed=true]');
+}
+
+function walk(frame) {
+    for (const other of frames()) other.tabIndex = other === frame ? 0 : -1;
+    frame.focus();
+    show(frame);
+}
+
+element.addEventListener('pointerover', (event) => show(event.target.closest('.frame') ?? chosen()));
+element.addEventListener('pointerleave', () => show(chosen()));
+element.addEventListener('focusout', () => show(chosen()));
+element.addEventListener('click', (event) => {
+    const frame = event.target.closest('.frame');
+    if (!frame) return;
+    const again = frame === chosen();
+    for (const other of frames()) other.setAttribute('aria-pressed', String(other === frame && !again));
+    walk(frame);
+    const run = element.querySelector('.film').dataset.run;
+    trigger('pick', again ? {run, step: null} : {run, step: Number(frame.dataset.step)});
+});
+document.addEventListener('keydown', (event) => {
+    const steps = {ArrowLeft: -1, ArrowRight: 1, Home: -1000, End: 1000}[event.key];
+    const here = document.activeElement;
+    if (!steps || !element.isConnected || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (here !== document.body && !here.classList.contains('frame')) return;
+    const all = frames();
+    if (!all.length) return;
+    const from = here.classList.contains('frame') ? all.indexOf(here) : steps < 0 ? all.length : -1;
+    walk(all[Math.max(0, Math.min(all.length - 1, from + steps))]);
+    event.preventDefault();
+});

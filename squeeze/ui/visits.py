@@ -1,0 +1,136 @@
+"""What is remembered of each visitor while the page is open: runs to branch from, references, thumbnails.
+
+Everything is bounded: by bytes for each visitor and in all, the least recently used going first. Nothing here is on
+disk, and nobody gets at another's: a visitor is known by the session of one open page (one tab, until it is reloaded).
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from PIL import Image
+from torch import Tensor
+
+from ..images import content_hash
+from ..request import Request
+
+PER_VISITOR = 64_000_000  # bytes
+IN_ALL = 512_000_000  # bytes
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One run as far as it got. `counts` are the whole steps of each stage; `latents` (1, N, 4 C) and `frames` (data
+    URIs) hold one entry per step done; `picture` is the finished picture as a data URI."""
+
+    id: str
+    request: Request
+    counts: tuple[int, int, int]
+    latents: list[Tensor] = field(default_factory=list)
+    frames: list[str] = field(default_factory=list)
+    picture: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes, near enough; the references belong to the visit."""
+        latents = sum(latent.numel() * latent.element_size() for latent in self.latents)
+        return latents + sum(map(len, self.frames)) + len(self.picture or "")
+
+
+class Visit:
+    """One visitor's runs and references, by id and by content hash, the oldest first; thumbnails by the hash of their
+    picture."""
+
+    def __init__(self) -> None:
+        self.runs: OrderedDict[str, Run] = OrderedDict()
+        self.references: OrderedDict[str, Image.Image] = OrderedDict()
+        self.thumbnails: OrderedDict[str, str] = OrderedDict()
+
+    @property
+    def size(self) -> int:
+        """Bytes, near enough."""
+        pictures = sum(3 * picture.width * picture.height for picture in self.references.values())
+        return sum(run.size for run in self.runs.values()) + pictures + sum(map(len, self.thumbnails.values()))
+
+    def shrink(self, most: int) -> None:
+        """Forgets what is oldest until `most` bytes are left, but for the newest run and reference."""
+        for kept in (self.runs, self.references, self.thumbnails):
+            while self.size > most and len(kept) > 1:
+                kept.popitem(last=False)
+
+
+class Visits:
+    """All visitors of one server. Every method may be called from any thread."""
+
+    def __init__(self, per_visitor: int = PER_VISITOR, in_all: int = IN_ALL) -> None:
+        self._per_visitor, self._in_all = per_visitor, in_all
+        self._visits: OrderedDict[str, Visit] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def begin(self, session: str, request: Request, counts: tuple[int, int, int], trunk: Run | None, step: int) -> Run:
+        """A new run of a visitor, with the first `step` steps of `trunk` where it branches from one."""
+        run = Run(id=secrets.token_urlsafe(9), request=request, counts=counts)
+        if trunk is not None:
+            run = replace(run, latents=trunk.latents[:step], frames=trunk.frames[:step])
+
+        def add(visit: Visit) -> None:
+            visit.runs[run.id] = run
+            for picture in request.references:
+                digest = content_hash(picture)
+                visit.references[digest] = picture
+                visit.references.move_to_end(digest)
+
+        self._change(session, add)
+        return run
+
+    def finish(self, session: str, run: Run, picture: str, digest: str) -> None:
+        """Keeps a finished run's picture and thumbnail (data URIs); `digest` is the content hash of the picture."""
+
+        def add(visit: Visit) -> None:
+            run.picture = picture
+            visit.thumbnails[digest] = run.frames[-1] if run.frames else picture
+
+        if session in self._visits:  # else the visitor has left while it was drawn
+            self._change(session, add)
+
+    def run(self, session: str, name: str) -> Run | None:
+        """A run by its id, if this visitor has it still."""
+        with self._lock:
+            visit = self._visits.get(session)
+            return visit.runs.get(name) if visit else None
+
+    def newest(self, session: str) -> Run | None:
+        """The visitor's latest run."""
+        with self._lock:
+            visit = self._visits.get(session)
+            return next(reversed(visit.runs.values()), None) if visit else None
+
+    def reference(self, session: str, digest: str) -> Image.Image | None:
+        """A reference this visitor has used, by its content hash."""
+        with self._lock:
+            visit = self._visits.get(session)
+            return visit.references.get(digest) if visit else None
+
+    def thumbnails(self, session: str) -> dict[str, str]:
+        """Thumbnails (data URIs) of this visitor's pictures by their content hash."""
+        with self._lock:
+            visit = self._visits.get(session)
+            return dict(visit.thumbnails) if visit else {}
+
+    def leave(self, session: str) -> None:
+        """Forgets a visitor."""
+        with self._lock:
+            self._visits.pop(session, None)
+
+    def _change(self, session: str, change: Callable[[Visit], None]) -> None:
+        with self._lock:
+            visit = self._visits.setdefault(session, Visit())
+            self._visits.move_to_end(session)
+            change(visit)
+            visit.shrink(self._per_visitor)
+            while len(self._visits) > 1 and sum(one.size for one in self._visits.values()) > self._in_all:
+                self._visits.popitem(last=False)

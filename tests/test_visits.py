@@ -1,0 +1,88 @@
+"""What is remembered of visitors is theirs alone, bounded, and forgotten when they leave."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from tiny import random_picture
+
+from squeeze.images import content_hash
+from squeeze.ui.visits import Visits
+
+COUNTS = (2, 2, 2)
+
+
+@pytest.fixture
+def begin(request_for):
+    def make(visits, session, seed=0, steps=6, trunk=None, step=0):
+        run = visits.begin(session, request_for(references=(random_picture(seed),)), COUNTS, trunk, step)
+        while len(run.latents) < steps:
+            run.latents.append(torch.zeros(1, 8, 250))  # 8000 bytes
+            run.frames.append(f"data:{len(run.frames)}")
+        return run
+
+    return make
+
+
+def test_a_run_is_found_by_its_visitor_alone(begin):
+    visits = Visits()
+    run = begin(visits, "ann")
+    assert visits.run("ann", run.id) is run
+    assert visits.newest("ann") is run
+    digest = content_hash(run.request.references[0])
+    assert visits.reference("ann", digest) is run.request.references[0]
+    assert visits.run("bob", run.id) is visits.newest("bob") is visits.reference("bob", digest) is None
+    assert visits.thumbnails("bob") == {}
+
+
+def test_a_branch_starts_with_what_its_trunk_has_done(begin):
+    visits = Visits()
+    trunk = begin(visits, "ann")
+    branch = begin(visits, "ann", trunk=trunk, step=4)
+    assert branch.latents[:4] == trunk.latents[:4]
+    branch.frames.append("more")
+    assert len(trunk.frames) == 6, "the branch writes into its trunk"
+
+
+def test_a_visitor_is_bounded_and_the_oldest_goes_first(begin):
+    visits = Visits(per_visitor=120_000)
+    runs = [begin(visits, "ann", seed) for seed in range(5)]
+    kept = [run for run in runs if visits.run("ann", run.id)]
+    assert kept == runs[-len(kept) :], "not the oldest was forgotten"
+    assert 1 <= len(kept) < 5
+    assert visits.newest("ann") is runs[-1], "the newest run must stay, however large"
+
+
+def test_all_together_are_bounded(begin):
+    visits = Visits(in_all=150_000)
+    for name in ("ann", "bob", "cid", "dan"):
+        begin(visits, name)
+    begin(visits, "eve")
+    assert visits.newest("ann") is None, "the visitor who has been away longest goes first"
+    assert visits.newest("eve") is not None
+
+
+def test_who_leaves_is_forgotten_even_in_the_middle_of_a_run(begin):
+    visits = Visits()
+    run = begin(visits, "ann")
+    visits.leave("ann")
+    visits.finish("ann", run, "data:picture", "digest")
+    assert visits.newest("ann") is None
+    assert visits.thumbnails("ann") == {}
+    visits.leave("nobody")
+
+
+def test_many_threads(begin):
+    visits = Visits(per_visitor=200_000, in_all=1_000_000)
+
+    def live(name):
+        for seed in range(20):
+            run = begin(visits, name, seed)
+            visits.finish(name, run, "data:picture", f"{name}{seed}")
+            found = visits.newest(name)
+            assert found is None or found.request.references == run.request.references
+            if seed % 7 == 6:
+                visits.leave(name)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(live, [f"v{n}" for n in range(16)]))
