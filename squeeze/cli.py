@@ -1,6 +1,7 @@
 """The command line: python -m squeeze generate | train | evaluate.
 
-`--json` prints one JSON object on stdout; sentences go to stderr. Exit 2 for a mistake of the user's, 130 for a stop.
+`--json` prints one JSON object on stdout; sentences go to stderr. Exit 2 for a mistake of the user's, 130 for a stop,
+1 where --verify finds another picture than the recipe's.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from .balance import PRESETS
 from .events import Encoded, Finished, StepDone
-from .images import open_picture
+from .images import content_hash, open_picture
 from .models.loading import LoadError, load
 from .models.profiles import PROFILES, find_profile
 from .pipeline import default_request, generate
-from .recipe import write_png
-from .request import MAX_SEED, RequestError
+from .recipe import OPTIONS, RecipeError, asked, differences, is_png, number, read_file, write_png
+from .request import MAX_SEED, Request, RequestError
+
+DEFAULT = "plush"  # the profile that needs nothing but this repository
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (RequestError, LoadError) as error:
+    except (RequestError, RecipeError, LoadError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -43,15 +49,23 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     one = commands.add_parser("generate", help="draw one picture")
-    _profile_options(one)
+    one.add_argument("--profile", help=f"{', '.join(PROFILES)}; {DEFAULT} if left out")
+    one.add_argument("--weights", type=Path, help="a folder of weights in place of the profile's own")
+    one.add_argument("--device", help="cpu or cuda; the profile chooses if left out")
     one.add_argument("--reference", required=True, action="append", help="a picture of the subject")
-    one.add_argument("--prompt", required=True, help='for example "on the beach, facing left, with a red hat"')
+    one.add_argument("--prompt", help='for example "on the beach, facing left, with a red hat"')
     one.add_argument("--balance", type=_balance, help="three numbers from 0 to 1, or a preset: " + ", ".join(PRESETS))
-    one.add_argument("--steps", type=_number, help="whole steps")
-    one.add_argument("--cfg", type=_number, help="true classifier-free guidance, 1 = off")
-    one.add_argument("--seed", type=_number, default=0, help=f"0 to {MAX_SEED}")
+    one.add_argument("--steps", type=number, help="whole steps")
+    one.add_argument("--stage-steps", type=_numbers, help="whole steps of the three stages, for example 12,7,6")
+    one.add_argument("--cfg", type=number, help="true classifier-free guidance, 1 = off")
+    one.add_argument("--guidance", type=number, help="FLUX's embedded guidance, for transformers that have it")
+    one.add_argument("--seed", type=number, help=f"0 to {MAX_SEED}; 0 if left out")
+    one.add_argument("--height", type=number, help="pixels")
+    one.add_argument("--width", type=number, help="pixels")
     one.add_argument("--late-text", help="drop or keep the text tokens where the MLLM weighs nothing")
-    one.add_argument("--uncond", help="lean or full")
+    one.add_argument("--uncond", help="lean or full: what the unconditional branch sees")
+    one.add_argument("--recipe", type=Path, help="a PNG of ours, or its recipe as JSON: what no other flag says is its")
+    one.add_argument("--verify", action="store_true", help="say whether the picture is the recipe's; exit 1 if not")
     one.add_argument("--out", required=True, type=Path, help="the PNG to write; it carries its recipe")
     one.add_argument("--json", action="store_true", help="print the recipe and figures as JSON")
     one.set_defaults(run=_generate)
@@ -75,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("world", choices=["plush"])
     score.add_argument("--n", type=int, default=200, help="number of cases")
     score.add_argument("--balance", type=_balance, help="three numbers from 0 to 1, or a preset: " + ", ".join(PRESETS))
-    score.add_argument("--cfg", type=_number)
-    score.add_argument("--steps", type=_number)
+    score.add_argument("--cfg", type=number)
+    score.add_argument("--steps", type=number)
     score.add_argument("--parts", action="store_true", help="measure probe, VAE and MLLM by themselves instead")
     score.add_argument("--sheet", type=Path, help="write references and pictures side by side as a PNG")
     score.add_argument("--weights", type=Path, help="a folder of weights in place of the profile's own")
@@ -85,41 +99,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _profile_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="plush", help=", ".join(PROFILES))
-    parser.add_argument("--weights", type=Path, help="a folder of weights in place of the profile's own")
-    parser.add_argument("--device", help="cpu or cuda; the profile chooses if left out")
-
-
 def _balance(text: str) -> tuple[float | str, ...]:
-    """A preset's balances, or numbers as they were written; what they are is judged by Request, with a sentence."""
-    return PRESETS.get(text) or tuple(_number(part) for part in text.split(","))
+    """A preset's balances or three numbers."""
+    return PRESETS.get(text) or _numbers(text)
 
 
-def _number(text: str) -> int | float | str:
-    """A number as whole as it was written; what is none is judged by Request, with a sentence."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _numbers(text: str) -> tuple[int | float | str, ...]:
+    """Numbers as they were written; what they are is judged by Request, with a sentence."""
+    return tuple(number(part) for part in text.split(","))
 
 
 def _generate(options: argparse.Namespace) -> int:
-    profile = find_profile(options.profile)
-    asked = {name: getattr(options, name) for name in ("balance", "steps", "cfg", "late_text", "uncond")}
-    request = default_request(
-        profile,
-        prompt=options.prompt,
-        references=tuple(open_picture(path) for path in options.reference),
-        seed=options.seed,
-        previews=False,
-        **{name: value for name, value in asked.items() if value is not None},
-    ).checked(profile.limits)
+    if options.verify and not options.recipe:
+        raise RecipeError("--verify compares the picture with a recipe's. Name the recipe's PNG or JSON with --recipe.")
+    recipe = read_file(options.recipe) if options.recipe else None
+    request = _request(options, recipe)
+    before = open_picture(options.recipe) if options.verify and is_png(options.recipe) else None
     if not options.out.parent.is_dir():
         raise RequestError("out", value=options.out, folder=options.out.parent)
-    models = load(profile, options.weights, options.device)
+    models = load(find_profile(request.profile), options.weights, options.device)
+    status = 0
     for event in generate(models, request):
         if isinstance(event, Encoded) and event.unknown_words:
             print(f"The model does not know these words: {', '.join(event.unknown_words)}", file=sys.stderr)
@@ -130,7 +129,53 @@ def _generate(options: argparse.Namespace) -> int:
             print(f"\nWrote {options.out} in {event.seconds:.1f} s.", file=sys.stderr)
             if options.json:
                 print(json.dumps({"out": str(options.out), "seconds": round(event.seconds, 3), "recipe": event.recipe}))
-    return 0
+            if options.verify:
+                status = _verify(recipe, before, event)
+    return status
+
+
+def _request(options: argparse.Namespace, recipe: dict[str, Any] | None) -> Request:
+    """What the flags ask for, then what the recipe does, then what the profile does, checked."""
+    profile = find_profile(options.profile or (recipe["profile"] if recipe else DEFAULT))
+    references = tuple(open_picture(path) for path in options.reference)
+    wanted = {"prompt": ""} | (asked(recipe) if recipe else {})
+    given = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
+    if "steps" in given:
+        wanted.pop("stage_steps", None)  # the recipe's add up to the recipe's steps
+    if recipe:
+        hashes = [content_hash(picture) for picture in references]
+        if hashes != recipe["references"]:
+            raise RecipeError(
+                f"The recipe's reference has the content hash {', '.join(recipe['references']) or 'none'}; "
+                f"{', '.join(options.reference)} has {', '.join(hashes)}. Give the picture it was made with."
+            )
+    return default_request(profile, references=references, previews=False, **wanted | given).checked(profile.limits)
+
+
+def _verify(recipe: dict[str, Any], before: Image.Image | None, made: Finished) -> int:
+    """Says whether the picture is the recipe's and what differs; `before` are the pixels that came with the recipe.
+    0 if the picture is identical, else 1."""
+    found = differences(recipe, made.recipe)
+    identical = recipe["picture"] == made.recipe["picture"]
+    if before is not None:
+        if content_hash(before) != recipe["picture"]:
+            found.append("The PNG's pixels are not the ones its recipe names: it was changed after it was written.")
+        pixels = _pixels(before, made.image)
+        identical = identical and not pixels
+        found += pixels
+    print("The picture is identical." if identical else "The picture is not identical.", file=sys.stderr)
+    for sentence in found:
+        print(sentence, file=sys.stderr)
+    return 0 if identical else 1
+
+
+def _pixels(before: Image.Image, now: Image.Image) -> list[str]:
+    """How many pixels of two RGB pictures differ, and by how much at most; nothing where none does."""
+    if before.size != now.size:
+        return [f"The picture has {before.width} × {before.height} pixels in the PNG, {now.width} × {now.height} here."]
+    apart = np.abs(np.asarray(before, dtype=np.int16) - np.asarray(now, dtype=np.int16)).max(-1)
+    count = int((apart > 0).sum())
+    return [f"{count:,} of {apart.size:,} pixels differ, by at most {apart.max()} of 255."] if count else []
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -87,7 +87,8 @@ def generate(models: Models, request: Request, resume: Resume | None = None) -> 
         stepped = time.monotonic()
     # 10 the picture
     picture = to_picture(models.vae.decode(unpack(img, height, width)))
-    yield Finished(image=picture, recipe=recipe_of(models, request, counts), seconds=time.monotonic() - began)
+    recipe = recipe_of(models, request, counts) | {"picture": content_hash(picture)}
+    yield Finished(image=picture, recipe=recipe, seconds=time.monotonic() - began)
 
 
 def plan(profile: Profile, request: Request) -> tuple[list[float], tuple[int, int, int]]:
@@ -149,7 +150,7 @@ def branched(request: Request, step: int, balance: tuple[float, float, float]) -
 
 
 def recipe_of(models: Models, request: Request, counts: tuple[int, int, int]) -> dict[str, Any]:
-    """Everything that makes this picture again, see recipe.py."""
+    """Everything that makes the picture again, see recipe.py; `picture`, its hash, is known once it is drawn."""
     return {
         "version": VERSION,
         "profile": models.profile.name,

@@ -3,17 +3,24 @@
 import json
 import math
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from tiny import make_transformer, randomised
 
 from squeeze.cli import main
-from squeeze.recipe import read_png
+from squeeze.images import content_hash, open_picture
+from squeeze.recipe import read_png, to_text, write_png
+from squeeze.recipe_forms import to_command
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = str(sorted((ROOT / "assets" / "examples").glob("*.png"))[0])
@@ -61,6 +68,14 @@ def test_unknown_words_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--balance", "much"], "much"),
         (["--cfg", "0"], "CFG must be"),
         (["--cfg", "nan"], "nan"),
+        (["--guidance", "-1"], "Guidance must be"),
+        (["--guidance", "much"], "much"),
+        (["--stage-steps", "1,2,3"], "add up to 25"),
+        (["--stage-steps", "25"], "three whole numbers"),
+        (["--stage-steps", "a,b,c"], "three whole numbers"),
+        (["--stage-steps=-1,1,25"], "three whole numbers"),
+        (["--height", "65"], "Height must be a multiple of 16"),
+        (["--width", "1e9"], "Width must be"),
         (["--seed", str(2**70)], "seed must be"),
         (["--seed", "-1"], "seed must be"),
         (["--late-text", "maybe"], "drop or keep"),
@@ -137,3 +152,143 @@ def test_a_stop_ends_with_130_and_a_checkpoint(tmp_path: Path):
     assert "Stopped" in process.stderr.read()
     assert (tmp_path / "checkpoint-vae.pt").exists(), "a stop lost the training"
     assert (tmp_path / "vae" / "config.json").exists()
+
+
+# --- from a recipe --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A PNG that the tiny models drew, with every option other than the profile has it."""
+    options = ["--balance", "0.1,0.25,1", "--steps", "4", "--stage-steps", "1,2,1", "--cfg", "1.5", "--guidance", "3"]
+    options += ["--seed", "5", "--uncond", "full", "--late-text", "keep", "--height", "64", "--width", "64"]
+    assert generate(tmp_path, "--weights", str(folder), *options) == 0
+    capsys.readouterr()
+    return (tmp_path / "out.png").rename(tmp_path / "made.png")
+
+
+def again(made: Path, weights: Path, *options: str, reference: str = EXAMPLE, recipe: Path | None = None) -> int:
+    given = ["--reference", reference, "--weights", str(weights), "--recipe", str(recipe or made)]
+    return main(["generate", *given, "--out", str(made.with_name("again.png")), *options])
+
+
+def other_weights(folder: Path, tmp_path: Path) -> Path:
+    """The tiny models with another transformer, under another revision."""
+    weights = tmp_path / "weights"
+    shutil.copytree(folder, weights)
+    randomised(make_transformer(), 9).save_pretrained(weights / "transformer")
+    (weights / "training.json").write_text(json.dumps({"runs": [], "revision": "newer"}))
+    return weights
+
+
+def test_every_flag_reaches_the_recipe(made: Path):
+    recipe = read_png(made)
+    wanted = {
+        "balance": [0.1, 0.25, 1], "steps": 4, "stage_steps": [1, 2, 1], "cfg": 1.5, "guidance": 3, "seed": 5,
+        "uncond": "full", "late_text": "keep", "height": 64, "width": 64, "picture": content_hash(open_picture(made)),
+    }  # fmt: skip
+    assert {key: recipe[key] for key in wanted} == wanted
+
+
+def test_a_recipe_draws_the_same_file_again(made: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert again(made, folder, "--verify") == 0
+    assert capsys.readouterr().err.endswith("The picture is identical.\n"), "something differs and was named"
+    assert made.with_name("again.png").read_bytes() == made.read_bytes()
+    text = made.with_name("made.json")
+    text.write_text(to_text(read_png(made)))
+    assert again(made, folder, "--verify", recipe=text) == 0
+
+
+def test_the_command_of_a_recipe_draws_the_same_file_again(made: Path, folder: Path, tmp_path: Path):
+    words = shlex.split(to_command(read_png(made), EXAMPLE))[3:]
+    words[words.index("--out") + 1] = str(tmp_path / "again.png")
+    assert main([*words, "--weights", str(folder)]) == 0
+    assert (tmp_path / "again.png").read_bytes() == made.read_bytes()
+
+
+def test_other_flags_override_the_recipe(made: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert again(made, folder, "--steps", "3", "--prompt", "in the snow", "--seed", "0", "--verify") == 1
+    recipe = read_png(made.with_name("again.png"))
+    assert (recipe["prompt"], recipe["steps"], recipe["seed"], recipe["cfg"]) == ("in the snow", 3, 0, 1.5)
+    assert sum(recipe["stage_steps"]) == 3, "the recipe's steps of the stages belong to its own number of steps"
+    said = capsys.readouterr().err
+    for part in ("not identical", "Not the same prompt: on the beach in the recipe, in the snow here.", "seed: 5 in"):
+        assert part in said
+
+
+def test_other_weights_are_named(made: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert again(made, other_weights(folder, tmp_path), "--verify") == 1
+    said = capsys.readouterr().err
+    assert "The picture is not identical." in said
+    assert "Not the same revision of the weights: tiny in the recipe, newer here." in said
+    count, most = re.search(r"([\d,]+) of 4,096 pixels differ, by at most (\d+) of 255", said).groups()
+    before, now = (np.asarray(open_picture(made.with_name(name)), int) for name in ("made.png", "again.png"))
+    apart = np.abs(before - now).max(-1)
+    assert (int(count.replace(",", "")), int(most)) == ((apart > 0).sum(), apart.max())
+
+
+def test_other_software_is_named_though_the_picture_is_identical(
+    made: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    recipe = read_png(made)
+    write_png(open_picture(made), recipe | {"software": recipe["software"] | {"torch": "1.0"}}, made)
+    assert again(made, folder, "--verify") == 0
+    said = capsys.readouterr().err
+    assert "The picture is identical." in said
+    assert "version of torch: 1.0 in the recipe" in said
+
+
+def test_a_picture_that_was_changed_under_its_recipe(made: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
+    recipe, picture = read_png(made), open_picture(made)
+    picture.putpixel((3, 4), tuple(255 - value for value in picture.getpixel((3, 4))))
+    write_png(picture, recipe, made)
+    assert again(made, folder, "--verify") == 1
+    said = capsys.readouterr().err
+    assert "it was changed after it was written" in said
+    assert "1 of 4,096 pixels differ" in said
+    write_png(picture.crop((0, 0, 32, 64)), recipe, made)
+    assert again(made, folder, "--verify") == 1
+    assert "32 × 64 pixels in the PNG, 64 × 64 here" in capsys.readouterr().err
+
+
+def test_the_wrong_reference_is_refused_by_both_hashes(made: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
+    other = str(sorted((ROOT / "assets" / "examples").glob("*.png"))[1])
+    assert again(made, folder, reference=other) == 2
+    said = capsys.readouterr().err
+    assert content_hash(open_picture(EXAMPLE)) in said
+    assert content_hash(open_picture(other)) in said
+    assert said.count("\n") == 1
+    assert not made.with_name("again.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"steps": 0}, "Steps must be"),
+        ({"stage_steps": [9, 9, 9]}, "add up to 4"),
+        ({"balance": [0, 1]}, "three numbers"),
+        ({"profile": "../etc"}, "no profile named '../etc'"),
+        ({"height": 4096}, "Height must be"),
+        ({"late_text": "maybe"}, "drop or keep"),
+        ({"version": 2}, "Update"),
+        ({"seed": None}, "seed is None"),
+    ],
+)
+def test_recipes_that_ask_for_the_impossible(
+    made: Path, folder: Path, capsys: pytest.CaptureFixture[str], changed: dict, says: str
+):
+    made.with_name("bad.json").write_text(json.dumps(read_png(made) | changed))
+    assert again(made, folder, recipe=made.with_name("bad.json")) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_files_without_a_recipe_and_verify_without_one(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    for recipe, says in ((Path(EXAMPLE), "carries no recipe"), (tmp_path / "none.png", "There is no file")):
+        assert again(tmp_path / "made.png", folder, recipe=recipe) == 2
+        assert says in capsys.readouterr().err
+    assert generate(tmp_path, "--verify") == 2
+    assert "--recipe" in capsys.readouterr().err
+    assert main(["generate", "--reference", EXAMPLE, "--out", str(tmp_path / "out.png")]) == 2
+    assert "The prompt is empty" in capsys.readouterr().err

@@ -20,7 +20,8 @@ from PIL import Image
 
 from squeeze.balance import PRESETS
 from squeeze.models.profiles import ASSETS, PROFILES
-from squeeze.recipe import read_png
+from squeeze.recipe import read_png, to_text
+from squeeze.recipe_forms import to_client
 
 ROOT = Path(__file__).parents[1]
 PROFILE = PROFILES["plush"]
@@ -454,8 +455,8 @@ def test_leaving_while_waiting_takes_nothing(models, tmp_path):
 
     handlers = Handlers(models, [])
     noise().save(tmp_path / "toy.png")
-    asked = ({"path": str(tmp_path / "toy.png")}, "a toy", [0, 0.5, 1], 2, 1, 0)
-    first, waiting = handlers.call(*asked), handlers.call(*asked)
+    asked = {"reference": {"path": str(tmp_path / "toy.png")}, "prompt": "a toy", "steps": 2, "cfg": 1}
+    first, waiting = handlers.call(**asked), handlers.call(**asked)
     next(first)
     next(waiting)
     waiting.close()
@@ -488,6 +489,22 @@ def test_the_api_gives_a_picture_and_its_recipe(call):
     assert (recipe["seed"], recipe["steps"], recipe["balance"]) == (2**53 - 1, 4, [0, 0.5, 1])
 
 
+def test_the_api_takes_every_option_and_null(server, call):
+    options = {
+        "balance": [0.1, 1, 1.0], "steps": 5, "stage_steps": [0, 3, 2], "cfg": 1 + 1e-7, "guidance": 0.1 + 0.2,
+        "uncond": "full", "late_text": "keep", "height": 64, "width": 64,
+    }  # fmt: skip
+    path, recipe = call(**options)
+    assert {key: recipe[key] for key in options} == options
+    again = {}
+    exec(to_client(recipe, server, str(EXAMPLE)), again)
+    assert to_text(again["recipe"]) == to_text(recipe), "the client code of a recipe gave another"
+    assert Path(again["picture"]).read_bytes() == Path(path).read_bytes()
+    nothing = dict.fromkeys([*options, "seed"])
+    assert call(**nothing)[1]["steps"] == PROFILE.steps
+    assert call(steps=4.0, stage_steps=[1.0, 1.0, 2.0])[1]["stage_steps"] == [1, 1, 2]
+
+
 def test_visitors_at_once_get_what_they_get_alone(server, call):
     asked = [
         {"prompt": p, "seed": s, "steps": 12} for p, s in (("on the beach", 3), ("in the snow", 4), ("in a room", 5))
@@ -510,6 +527,16 @@ BAD = [
     ({"balance": [0, 1]}, "three numbers"),
     ({"seed": 2**70}, "The seed must be a whole number"),
     ({"cfg": 0}, "CFG must be a number"),
+    ({"cfg": "much"}, "CFG must be a number"),
+    ({"guidance": -1}, "Guidance must be a number"),
+    ({"stage_steps": [1, 1, 1]}, "three whole numbers that add up to 4"),
+    ({"stage_steps": "1,1,2"}, "three whole numbers that add up to 4"),
+    ({"stage_steps": [1, 1.5, 1.5]}, "three whole numbers that add up to 4"),
+    ({"stage_steps": json.loads("[" * 500 + "]" * 500)}, "three whole numbers that add up to 4"),
+    ({"height": 65}, "Height must be a multiple of 16"),
+    ({"width": "wide"}, "Width must be a multiple of 16"),
+    ({"uncond": "none"}, "uncond must be one of lean or full"),
+    ({"late_text": ["drop"]}, "late_text must be one of drop or keep"),
     ({"prompt": "a" * 10_000}, "The prompt has 10,000 characters"),
     ({"prompt": ""}, "The prompt is empty"),
     ({"reference": None}, "no picture of the subject"),
@@ -526,24 +553,34 @@ def test_bad_api_values_get_a_sentence(call, changed, said):
     assert said in str(error.value), f"{changed}: {error.value}"
 
 
-def test_not_a_number_gets_a_sentence_and_the_next_request_works(server, call):
-    boundary = "squeeze"
-    form = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="toy.png"\r\n\r\n'.encode()
-    sent = urllib.request.Request(
-        f"{server}/gradio_api/upload", form + EXAMPLE.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
-    )
-    sent.add_header("Content-Type", f"multipart/form-data; boundary={boundary}")
+def uploaded(server):
+    """The path of the example in the server's upload folder."""
+    form = b'--squeeze\r\nContent-Disposition: form-data; name="files"; filename="toy.png"\r\n\r\n'
+    sent = urllib.request.Request(f"{server}/gradio_api/upload", form + EXAMPLE.read_bytes() + b"\r\n--squeeze--\r\n")
+    sent.add_header("Content-Type", "multipart/form-data; boundary=squeeze")
     with urllib.request.urlopen(sent) as answer:
-        path = json.load(answer)[0]
-    picture = json.dumps({"path": path, "meta": {"_type": "gradio.FileData"}})
-    for balance, cfg, said in (("[0, NaN, 1]", "2.5", "The balance of stage 2"), ("[0, 0.5, 1]", "NaN", "CFG must be")):
-        body = f'{{"data": [{picture}, "in the snow", {balance}, 4, {cfg}, 1]}}'.encode()
-        posted = urllib.request.Request(
-            f"{server}/gradio_api/call/generate", body, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(posted) as answer:
-            event = json.load(answer)["event_id"]
-        with urllib.request.urlopen(f"{server}/gradio_api/call/generate/{event}") as answer:
-            heard = answer.read().decode()
-        assert said in heard, f"balance {balance}, cfg {cfg}: {heard}"
+        return json.load(answer)[0]
+
+
+def heard(server, **asked):
+    """What is heard of a call as curl makes it, JSON with NaN included; `asked` are arguments of /generate."""
+    address = f"{server}/gradio_api/call/v2/generate"
+    body = json.dumps({"prompt": "in the snow", "steps": 4} | asked).encode()
+    with urllib.request.urlopen(urllib.request.Request(address, body, {"Content-Type": "application/json"})) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{address}/{event}") as answer:
+        return answer.read().decode()
+
+
+def test_a_call_without_the_client(server, call):
+    """As the README shows it; a value that only sloppy JSON can carry gets a sentence, and the next request works."""
+    file = {"path": uploaded(server), "meta": {"_type": "gradio.FileData"}}
+    assert "event: complete" in heard(server, reference=file)
+    assert "The balance of stage 2" in heard(server, reference=file, balance=[0, float("nan"), 1])
+    assert "CFG must be" in heard(server, reference=file, cfg=float("nan"))
     call()
+
+
+def test_a_file_of_the_server_is_no_upload(server):
+    for path in (EXAMPLE, ASSETS / "readme" / "page.png", "/etc/passwd"):
+        assert "no picture of the subject" in heard(server, reference={"path": str(path)}), f"the server opened {path}"

@@ -24,6 +24,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData
+from gradio_client.utils import is_file_obj_with_meta
 
 from ..events import Encoded, Event, Finished, StepDone
 from ..images import open_picture
@@ -35,6 +36,7 @@ from . import texts, views
 
 POLL = 0.25  # seconds between two looks at the device's lock
 WEB_FORMATS = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif"}  # what a browser shows without our help
+WHOLE = ("steps", "stage_steps", "seed", "height", "width")  # fields of Request
 
 Shown = dict[Any, Any]  # component -> its new value
 
@@ -83,15 +85,23 @@ class Handlers:
             self.device.release()
 
     def call(
-        self, reference: Any, prompt: Any, balance: Any, steps: Any, cfg: Any, seed: Any
+        self, reference: Any, prompt: Any, stage_steps: Any = None, **asked: Any
     ) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
-        """Draw the toy of a reference picture as a prompt asks for.
+        """Draw the subject of a reference picture as a prompt asks for.
 
-        Gives the path of a PNG and the recipe that makes it again; both are null while it runs. `balance` is three
-        numbers, one per stage, from 0 (semantics) to 1 (identity); `cfg` 1 is off.
+        Gives the path of a PNG and the recipe that makes it again; both are null while it runs. All but `reference` and
+        `prompt` may be left out or null: then they are as the profile has them. `balance` is three numbers, one per
+        stage, from 0 (semantics) to 1 (identity). `steps` are whole steps; `stage_steps` how many of them fall into
+        each stage, three whole numbers that add up to `steps`, or null for the profile's borders. `cfg` is true
+        classifier-free guidance, 1 is off; `guidance` FLUX's embedded guidance, where the model has it. `seed` is a
+        whole number from 0 to 9007199254740991. `height` and `width` are pixels. `uncond` is what CFG sees without the
+        prompt, `lean` (nothing) or `full` (the reference's details); `late_text` whether the prompt's words stay where
+        the balance is 1, `drop` or `keep`. A wrong value is answered with a sentence that names it.
         """
+        # the API page shows these words; gradio lets only a named argument's None be a default, so one stands apart
+        given = {name: value for name, value in asked.items() if value is not None}
         try:
-            request = self.request(reference, prompt, balance, steps, cfg, seed)
+            request = self.request(reference, prompt, stage_steps=stage_steps, **given)
         except RequestError as error:
             raise sentence(error) from error
         for _ in self.turn():
@@ -113,20 +123,15 @@ class Handlers:
         while not self.device.acquire(timeout=POLL):
             yield time.monotonic() - began
 
-    def request(
-        self, reference: Any, prompt: Any, balance: Any, steps: Any, cfg: Any, seed: Any, **options: Any
-    ) -> Request:
-        """The checked request of a form or an API call; raises RequestError. No file is opened before this."""
+    def request(self, reference: Any, prompt: Any, **asked: Any) -> Request:
+        """The checked request of a form or an API call, `asked` fields of Request as JSON brings them; raises
+        RequestError. No file is opened before this."""
         if (path := path_of(reference)) is None:
             raise RequestError("no_reference")
-        if not isinstance(balance, list | tuple):
-            raise RequestError("balance_length", value=balance)
         profile = self.models.profile
-        asked = default_request(
-            profile, references=(open_picture(path),), prompt=prompt if isinstance(prompt, str) else "",
-            balance=tuple(balance), steps=whole(steps), cfg=cfg, seed=whole(seed), **options,
-        )  # fmt: skip
-        return asked.checked(profile.limits)
+        fields = {name: from_json(name, value) for name, value in asked.items()}
+        fields["prompt"] = prompt if isinstance(prompt, str) else ""
+        return default_request(profile, references=(open_picture(path),), **fields).checked(profile.limits)
 
     def look(self, reference: Any) -> tuple[Any, str]:
         """A fresh upload: says at once what is wrong with it, and shows formats a browser cannot."""
@@ -198,23 +203,28 @@ def written(event: Finished) -> Iterator[Made]:
 
 
 class Sent(ImageData):
-    """What an API client sends as a picture; anything but a file, a bare path for example, counts as none."""
+    """What a browser or an API client sends as a picture. Gradio makes sure that a file lies in its upload folder only
+    where the file is marked as one; anything unmarked, a path to some file of this machine, counts as none."""
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Sent:
         """Gradio calls this on what arrived, before any handler; an error here would reach nobody as a sentence."""
-        return super().model_validate(obj if isinstance(obj, dict) else {}, **options)
+        return super().model_validate(obj if is_file_obj_with_meta(obj) else {}, **options)
 
 
 def path_of(sent: Any) -> str | None:
-    """The path of an uploaded file as gradio sends it; gradio has already checked that it lies in its upload folder."""
+    """The path of an uploaded file as gradio gives it after Sent."""
     path = sent.get("path") if isinstance(sent, dict) else None
     return path if isinstance(path, str) and path else None
 
 
-def whole(value: Any) -> Any:
-    """25.0 as 25, since JSON from JavaScript does not tell them apart; anything else as it is."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def from_json(name: str, value: Any) -> Any:
+    """A field of Request from JSON: a list as a tuple; in a field of whole numbers 25.0 as 25, since not all that send
+    JSON tell them apart; anything else as it is."""
+    values = value if isinstance(value, list) else [value]
+    if name in WHOLE:
+        values = [int(one) if isinstance(one, float) and one.is_integer() else one for one in values]
+    return tuple(values) if isinstance(value, list) else values[0]
 
 
 def sentence(error: RequestError) -> gr.Error:

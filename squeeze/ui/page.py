@@ -76,6 +76,7 @@ def _ask(handlers: Handlers) -> tuple[dict[str, Any], tuple[gr.Button, gr.Button
             label="Subject", type="filepath", image_mode=None, format="png", sources=["upload", "clipboard"],
             placeholder=texts.UPLOAD, buttons=[], elem_id="reference", alt_text="The subject you gave",
         )  # fmt: skip
+        reference.data_model = Sent
         if handlers.examples:
             gallery = gr.HTML(
                 views.examples(handlers.examples),
@@ -189,16 +190,22 @@ def _api(handlers: Handlers) -> None:
     with gr.Row(visible=False):
         reference = gr.Image(label="Reference picture", type="filepath", image_mode=None)
         reference.data_model = Sent
-        inputs = [
-            reference,
-            gr.Textbox(label="Prompt"),
-            gr.JSON(list(profile.balance), label="Balance of the three stages"),
-            gr.Number(profile.steps, label="Steps"),
-            gr.Number(profile.cfg, label="CFG"),
-            gr.Number(0, label="Seed"),
-        ]
+        fields = {
+            "reference": reference,
+            "prompt": gr.Textbox(label="Prompt"),
+            "balance": gr.JSON(list(profile.balance), label="Balance of the three stages"),
+            "steps": gr.Number(profile.steps, label="Steps"),
+            "cfg": gr.Number(profile.cfg, label="CFG, 1 = off"),
+            "seed": gr.Number(0, label="Seed"),
+            "stage_steps": gr.JSON(label="Steps of the three stages, null = from the profile's borders"),
+            "guidance": gr.Number(profile.guidance, label="Embedded guidance, where the model has it"),
+            "height": gr.Number(profile.size, label="Height in pixels"),
+            "width": gr.Number(profile.size, label="Width in pixels"),
+            "uncond": gr.Textbox(profile.uncond, label="What CFG sees without the prompt: lean or full"),
+            "late_text": gr.Textbox(profile.late_text, label="The prompt's words where the balance is 1: drop or keep"),
+        }
         outputs = [gr.File(label="PNG"), gr.JSON(label="Recipe")]
         gr.Button().click(
-            handlers.call, inputs=inputs, outputs=outputs, api_name="generate", api_visibility="public",
+            handlers.call, inputs_kwargs=fields, outputs=outputs, api_name="generate", api_visibility="public",
             preprocess=False, **DEVICE,
         )  # fmt: skip
