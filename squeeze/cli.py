@@ -23,7 +23,7 @@ from .images import content_hash, open_picture
 from .models.loading import LoadError, load
 from .models.profiles import PROFILES, find_profile
 from .pipeline import default_request, generate
-from .recipe import OPTIONS, RecipeError, asked, differences, is_png, number, read_file, write_png
+from .recipe import FIELDS, OPTIONS, RecipeError, as_tuples, asked, differences, is_png, number, read_file, write_png
 from .request import MAX_SEED, Request, RequestError
 
 DEFAULT = "plush"  # the profile that needs nothing but this repository
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--width", type=number, help="pixels")
     one.add_argument("--late-text", help="drop or keep the text tokens where the MLLM weighs nothing")
     one.add_argument("--uncond", help="lean or full: what the unconditional branch sees")
+    one.add_argument("--earlier", type=_rows, help="of a branched run: steps and balances up to there, 9,0,0.5,1;...")
     one.add_argument("--recipe", type=Path, help="a PNG of ours, or its recipe as JSON: what no other flag says is its")
     one.add_argument("--verify", action="store_true", help="say whether the picture is the recipe's; exit 1 if not")
     one.add_argument("--out", required=True, type=Path, help="the PNG to write; it carries its recipe")
@@ -107,6 +108,11 @@ def _balance(text: str) -> tuple[float | str, ...]:
 def _numbers(text: str) -> tuple[int | float | str, ...]:
     """Numbers as they were written; what they are is judged by Request, with a sentence."""
     return tuple(number(part) for part in text.split(","))
+
+
+def _rows(text: str) -> tuple[tuple[int | float | str, ...], ...]:
+    """Rows of numbers, see Request.earlier."""
+    return as_tuples(FIELDS["earlier"].read(text))
 
 
 def _generate(options: argparse.Namespace) -> int:

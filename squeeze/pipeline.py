@@ -21,7 +21,7 @@ from .models.loading import Models
 from .models.profiles import Profile
 from .previews import preview
 from .recipe import VERSION
-from .request import Branch, Request, RequestError, clean_prompt
+from .request import Request, RequestError, clean_prompt
 from .sampling import denoise, draw_noise, grid_ids, schedule, shift_for, unpack
 
 
@@ -144,9 +144,9 @@ def resumable(profile: Profile, before: Request, after: Request) -> int:
 def branched(request: Request, step: int, balance: tuple[float, float, float]) -> Request:
     """The request of a run that keeps its first `step` steps and goes on with other balances; run from the start it
     gives the same picture as resumed there."""
-    kept = tuple(branch for branch in request.earlier if branch.step < step)
-    held = next((branch.balance for branch in request.earlier if branch.step >= step), request.balance)
-    return replace(request, balance=balance, earlier=(*kept, Branch(step=step, balance=held)))
+    kept = tuple(row for row in request.earlier if row[0] < step)
+    held = next((row[1:] for row in request.earlier if row[0] >= step), request.balance)
+    return replace(request, balance=balance, earlier=(*kept, (step, *held)))
 
 
 def recipe_of(models: Models, request: Request, counts: tuple[int, int, int]) -> dict[str, Any]:
@@ -167,6 +167,7 @@ def recipe_of(models: Models, request: Request, counts: tuple[int, int, int]) ->
         "width": request.width,
         "uncond": request.uncond,
         "late_text": request.late_text,
+        "earlier": [list(row) for row in request.earlier],
         "software": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }
 

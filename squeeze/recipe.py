@@ -24,6 +24,7 @@ from .request import is_number, is_whole
 VERSION = 1
 PNG_KEY = "squeeze"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+NONE = "none"  # an empty list in plain text; readers of links drop what is empty
 MAX_TEXT = 100_000  # characters of a recipe; more is not one of ours
 
 
@@ -68,11 +69,11 @@ def _is_versions(value: Any) -> bool:
     return all(isinstance(word, str) and re.fullmatch("[A-Za-z0-9._+!-]+", word) for word in words)
 
 
-def _several(kind: Kind) -> Kind:
+def _several(kind: Kind, between: str = ",") -> Kind:
     return Kind(
         fits=lambda values: isinstance(values, list) and all(map(kind.fits, values)),
-        write=lambda values: ",".join(map(kind.write, values)),
-        read=lambda text: [kind.read(part) for part in text.split(",")] if text else [],
+        write=lambda values: between.join(map(kind.write, values)) or NONE,
+        read=lambda text: [kind.read(part) for part in text.split(between)] if text not in ("", NONE) else [],
     )
 
 
@@ -102,15 +103,17 @@ FIELDS: dict[str, Kind] = {
     "width": WHOLE,
     "uncond": TEXT,
     "late_text": TEXT,
+    "earlier": _several(_several(NUMBER), ";"),
     "software": VERSIONS,
     "picture": HASH,
 }
 OPTIONS = (  # the fields of a Request: flags of the command line, arguments of the HTTP API
     "prompt", "balance", "stage_steps", "steps", "cfg", "guidance", "seed", "height", "width", "uncond", "late_text",
+    "earlier",
 )  # fmt: skip
 NAMES = {  # where a field's own name does not say what it is
     "revision": "revision of the weights", "references": "reference", "stage_steps": "steps of the stages",
-    "cfg": "CFG", "late_text": "late text", "picture": "picture, by its content hash",
+    "cfg": "CFG", "late_text": "late text", "earlier": "earlier balances", "picture": "picture, by its content hash",
 }  # fmt: skip
 
 
@@ -203,7 +206,12 @@ def checked(recipe: dict[str, Any], what: str) -> dict[str, Any]:
 
 def asked(recipe: dict[str, Any]) -> dict[str, Any]:
     """What of a recipe are fields of a Request; its references are hashes and have to be found."""
-    return {key: tuple(recipe[key]) if isinstance(recipe[key], list) else recipe[key] for key in OPTIONS}
+    return {key: as_tuples(recipe[key]) for key in OPTIONS}
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists from JSON as the tuples that Request holds, lists inside lists too; anything else as it is."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
 def differences(recipe: dict[str, Any], other: dict[str, Any]) -> list[str]:

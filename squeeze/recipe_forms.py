@@ -12,7 +12,7 @@ from .recipe import FIELDS, MAX_TEXT, OPTIONS, RecipeError, checked
 
 def to_query(recipe: dict[str, Any]) -> str:
     """The recipe as a link's query string, without the question mark."""
-    return urlencode({key: kind.write(recipe[key]) for key, kind in FIELDS.items()}, safe=",:")
+    return urlencode({key: kind.write(recipe[key]) for key, kind in FIELDS.items()}, safe=",:;")
 
 
 def from_query(params: Mapping[str, str]) -> dict[str, Any] | None:

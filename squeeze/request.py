@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
@@ -66,22 +67,15 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Branch:
-    """Up to step `step` (that many steps, counted from the start) the balances were `balance`, then others."""
-
-    step: int
-    balance: tuple[float, float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Request:
     """One generation. `references` are clean RGB pictures (images.open_picture).
 
     `balance` is b in [0, 1] per stage; `cfg` true classifier-free guidance (1 = off); `guidance` FLUX's embedded
     guidance; `height`, `width` in pixels; `stage_steps` whole steps per stage, None = from the profile's thresholds;
     `late_text` what stays of the MLLM tokens where they weigh nothing: `drop` or `keep`; `uncond` what the
-    unconditional branch sees: `lean` nothing, `full` the reference tokens; `earlier` the balances that held before
-    `balance` did, where a run was branched, by rising step; `previews` whether steps carry pictures.
+    unconditional branch sees: `lean` nothing, `full` the reference tokens; `earlier` where a run was branched, by
+    rising step: rows of the number of steps up to there and the three balances that held; `previews` whether steps
+    carry pictures.
     """
 
     profile: str
@@ -97,13 +91,13 @@ class Request:
     uncond: str
     late_text: str
     stage_steps: tuple[int, int, int] | None = None
-    earlier: tuple[Branch, ...] = ()
+    earlier: tuple[tuple[int, float, float, float], ...] = ()
     previews: bool = True
 
     def balance_at(self, step: int, counts: tuple[int, int, int]) -> float:
         """The balance at a step, counted from 0; `counts` are the whole steps of each stage."""
-        now = next((branch.balance for branch in self.earlier if step < branch.step), self.balance)
-        return now[stage_of(step, counts)]
+        held = next((balance for until, *balance in self.earlier if step < until), self.balance)
+        return held[stage_of(step, counts)]
 
     def checked(self, limits: Limits) -> Request:
         """The request itself if everything is within the limits; raises RequestError at the first thing that is not."""
@@ -133,12 +127,7 @@ class Request:
                 raise RequestError("option", name=name, value=repr(getattr(self, name)), choices=" or ".join(choices))
         if self.stage_steps is not None:
             check_stage_steps(self.stage_steps, self.steps)
-        least = 1
-        for branch in self.earlier:
-            if not is_whole(branch.step) or not least <= branch.step < self.steps:
-                raise RequestError("earlier", value=branch.step, total=self.steps)
-            check_balance(branch.balance)
-            least = branch.step + 1
+        check_earlier(self.earlier, self.steps)
         return self
 
 
@@ -182,6 +171,17 @@ def check_stage_steps(counts: Any, steps: int) -> None:
     listed = isinstance(counts, tuple | list) and len(counts) == len(STAGES)
     if not listed or not all(is_whole(n) and n >= 0 for n in counts) or sum(counts) != steps:
         raise RequestError("stage_steps", value=counts, total=steps)
+
+
+def check_earlier(rows: Any, steps: int) -> None:
+    """Raises RequestError unless there are rows of a step below `steps`, rising, and three balances."""
+    least = 1
+    for row in rows if isinstance(rows, tuple | list) else [rows]:
+        step, *balance = row if isinstance(row, tuple | list) and row else [row]
+        if not is_whole(step) or not least <= step < steps:
+            raise RequestError("earlier", value=reprlib.repr(step), total=steps)
+        check_balance(balance)
+        least = step + 1
 
 
 def check_balance(balance: Any) -> None:

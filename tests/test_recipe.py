@@ -50,6 +50,7 @@ RECIPE = {
     "width": 64,
     "uncond": "lean",
     "late_text": "drop",
+    "earlier": [[9, 0.0, 0.0, 0.5], [12, 1, 0.5, 0.1]],
     "software": {"torch": "2.13.0+cpu"},
     "picture": "fedcba9876543210",
 }
@@ -255,6 +256,7 @@ def random_request(seed):
     steps = rng.randint(1, 100)
     first = rng.randint(0, steps)
     second = rng.randint(0, steps - first)
+    branches = sorted(rng.sample(range(1, steps), min(steps - 1, rng.choice([0, 0, 1, 3]))))
     words = rng.choices(NASTY, k=rng.randint(1, 12) if seed % 10 else 600)
     return default_request(
         PROFILES["plush"],
@@ -268,6 +270,7 @@ def random_request(seed):
         seed=rng.choice([0, MAX_SEED, rng.randint(0, MAX_SEED)]),
         uncond=rng.choice(["lean", "full"]),
         late_text=rng.choice(["drop", "keep"]),
+        earlier=tuple((step, *(rng.choice([*NUMBERS, rng.random()]) for _ in range(3))) for step in branches),
     )
 
 

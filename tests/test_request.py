@@ -9,7 +9,7 @@ from tiny import make_request, random_picture, tiny_profile
 
 from squeeze.models.profiles import PROFILES, find_profile
 from squeeze.pipeline import default_request
-from squeeze.request import MAX_SEED, SENTENCES, Branch, Limits, RequestError, clean_prompt
+from squeeze.request import MAX_SEED, SENTENCES, Limits, RequestError, clean_prompt
 
 LIMITS = Limits(steps=100, references=2, least_size=32, most_size=128)
 GOOD = make_request(tiny_profile(PROFILES["plush"].folder), stage_steps=None)
@@ -36,11 +36,12 @@ BAD = [
         for value in ((1, 2), (2, 2, 3), (-1, 3, 4), (2.0, 2, 2), (True, 2, 3), 6, "123", (1, 1, 2, 2))
     ],
     *[
-        ("earlier", "earlier", tuple(Branch(step=step, balance=(0, 0.5, 1)) for step in steps))
-        for steps in ((0,), (-1,), (6,), (1.0,), (True,), (NAN,), (3, 3), (4, 2))
+        ("earlier", "earlier", tuple((step, 0, 0.5, 1) for step in steps))
+        for steps in ((0,), (-1,), (6,), (1.0,), (True,), (NAN,), (3, 3), (4, 2), ("3",), ((2,),))
     ],
-    ("balance", "earlier", (Branch(step=2, balance=(0, 2, 1)),)),
-    ("balance_length", "earlier", (Branch(step=2, balance=(0, 1)),)),
+    *[("earlier", "earlier", value) for value in (6, None, "2,0,1", (2.5,), ((),), (None,))],
+    ("balance", "earlier", ((2, 0, 2, 1),)),
+    *[("balance_length", "earlier", value) for value in (((2, 0, 1),), ((2,),), (2,), (2, 0, 0.5, 1))],
 ]
 
 

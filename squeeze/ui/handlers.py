@@ -30,7 +30,7 @@ from ..events import Encoded, Event, Finished, StepDone
 from ..images import open_picture
 from ..models.loading import Models
 from ..pipeline import default_request, generate
-from ..recipe import Made, write_png
+from ..recipe import Made, as_tuples, write_png
 from ..request import Request, RequestError
 from . import texts, views
 
@@ -96,7 +96,8 @@ class Handlers:
         classifier-free guidance, 1 is off; `guidance` FLUX's embedded guidance, where the model has it. `seed` is a
         whole number from 0 to 9007199254740991. `height` and `width` are pixels. `uncond` is what CFG sees without the
         prompt, `lean` (nothing) or `full` (the reference's details); `late_text` whether the prompt's words stay where
-        the balance is 1, `drop` or `keep`. A wrong value is answered with a sentence that names it.
+        the balance is 1, `drop` or `keep`. `earlier` belongs to branched runs: rows of the number of steps up to a
+        branch and the three balances that held there. A wrong value is answered with a sentence that names it.
         """
         # the API page shows these words; gradio lets only a named argument's None be a default, so one stands apart
         given = {name: value for name, value in asked.items() if value is not None}
@@ -219,12 +220,13 @@ def path_of(sent: Any) -> str | None:
 
 
 def from_json(name: str, value: Any) -> Any:
-    """A field of Request from JSON: a list as a tuple; in a field of whole numbers 25.0 as 25, since not all that send
+    """A field of Request from JSON: lists as tuples; in a field of whole numbers 25.0 as 25, since not all that send
     JSON tell them apart; anything else as it is."""
-    values = value if isinstance(value, list) else [value]
-    if name in WHOLE:
-        values = [int(one) if isinstance(one, float) and one.is_integer() else one for one in values]
-    return tuple(values) if isinstance(value, list) else values[0]
+    if name in WHOLE and isinstance(value, list):
+        return tuple(from_json(name, one) for one in value)
+    if name in WHOLE and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return as_tuples(value)
 
 
 def sentence(error: RequestError) -> gr.Error:

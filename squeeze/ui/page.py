@@ -203,6 +203,7 @@ def _api(handlers: Handlers) -> None:
             "width": gr.Number(profile.size, label="Width in pixels"),
             "uncond": gr.Textbox(profile.uncond, label="What CFG sees without the prompt: lean or full"),
             "late_text": gr.Textbox(profile.late_text, label="The prompt's words where the balance is 1: drop or keep"),
+            "earlier": gr.JSON([], label="Of a branched run: rows of steps and balances that held up to there"),
         }
         outputs = [gr.File(label="PNG"), gr.JSON(label="Recipe")]
         gr.Button().click(
