@@ -39,6 +39,7 @@ SENTENCES: dict[str, str] = {
     "out": "There is no folder {folder} to write {value} into. Make it first, or choose another path.",
     "count": "The number of cases must be at least 1, not {value}.",
     "earlier": "The step of a branch must be a whole number above those before it and below {total}, not {value}.",
+    "run_gone": "The run to branch from is no longer kept. Generate it anew, then choose a step of it.",
     "resume": "The kept step {value} does not belong to this request of {total} steps. Generate it anew.",
 }
 
@@ -178,7 +179,7 @@ def check_earlier(rows: Any, steps: int) -> None:
     least = 1
     for row in rows if isinstance(rows, tuple | list) else [rows]:
         step, *balance = row if isinstance(row, tuple | list) and row else [row]
-        if not is_whole(step) or not least <= step < steps:
+        if not is_whole(step) or not is_whole(steps) or not least <= step < steps:
             raise RequestError("earlier", value=reprlib.repr(step), total=steps)
         check_balance(balance)
         least = step + 1

@@ -23,10 +23,12 @@ SLOW = 30_000  # milliseconds until a wait is a failure; a busy machine needs se
 
 
 def test_the_value_reads_back():
-    assert read(state(COUNTS, BALANCE), 25) == (None, BALANCE), "automatic borders are no stage_steps"
-    assert read(state(COUNTS, BALANCE, touched=True), 25) == (COUNTS, BALANCE)
-    assert read(state((0, 0, 25), (0, 1, 0.05), touched=True), 25) == ((0, 0, 25), (0, 1, 0.05))
-    assert read(state(COUNTS, BALANCE), 30)[0] is None, "counts of other steps matter only where a hand set them"
+    automatic = {"stage_steps": None, "balance": BALANCE, "earlier": ()}
+    assert read(state(COUNTS, BALANCE), 25) == automatic, "automatic borders are no stage_steps"
+    assert read(state(COUNTS, BALANCE, touched=True), 25) == automatic | {"stage_steps": COUNTS}
+    assert read(state((0, 0, 25), (0, 1, 0.05), touched=True), 25)["stage_steps"] == (0, 0, 25)
+    assert read(state(COUNTS, BALANCE), 30)["stage_steps"] is None, "counts matter only where a hand set them"
+    assert read(state(COUNTS, BALANCE, earlier=((9, 0, 0, 0.5),)), 25)["earlier"] == ((9, 0, 0, 0.5),)
 
 
 BAD = [
@@ -51,6 +53,9 @@ BAD = [
     ({"counts": None}, "stage_steps"),
     ({"counts": {"0": 25}}, "stage_steps"),
     ({"counts": "abc"}, "stage_steps"),
+    ({"earlier": [[25, 0, 0, 0]]}, "earlier"),
+    ({"earlier": None}, "earlier"),
+    ({"earlier": [[3, 0, 0]]}, "balance_length"),
 ]
 
 
@@ -65,7 +70,7 @@ def test_nonsense_from_a_browser_gets_a_sentence(sent, code):
 
 def test_only_true_means_touched():
     for touched in (None, 1, "true", [True]):
-        assert read(state(COUNTS, BALANCE) | {"touched": touched}, 25)[0] is None, f"touched = {touched!r}"
+        assert read(state(COUNTS, BALANCE) | {"touched": touched}, 25)["stage_steps"] is None, f"touched = {touched!r}"
 
 
 def test_gradio_reads_nothing_into_the_template():

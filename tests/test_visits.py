@@ -33,6 +33,10 @@ def test_a_run_is_found_by_its_visitor_alone(begin):
     assert visits.reference("ann", digest) is run.request.references[0]
     assert visits.run("bob", run.id) is visits.newest("bob") is visits.reference("bob", digest) is None
     assert visits.thumbnails("bob") == {}
+    assert visits.newest_picture("ann") is None, "the run has not finished"
+    visits.finish("ann", run, random_picture(1), "digest")
+    assert visits.newest_picture("ann") is run.picture
+    assert visits.thumbnails("ann")["digest"].startswith("data:image/jpeg")
 
 
 def test_a_branch_starts_with_what_its_trunk_has_done(begin):
@@ -66,7 +70,7 @@ def test_who_leaves_is_forgotten_even_in_the_middle_of_a_run(begin):
     visits = Visits()
     run = begin(visits, "ann")
     visits.leave("ann")
-    visits.finish("ann", run, "data:picture", "digest")
+    visits.finish("ann", run, random_picture(0), "digest")
     assert visits.newest("ann") is None
     assert visits.thumbnails("ann") == {}
     visits.leave("nobody")
@@ -78,7 +82,7 @@ def test_many_threads(begin):
     def live(name):
         for seed in range(20):
             run = begin(visits, name, seed)
-            visits.finish(name, run, "data:picture", f"{name}{seed}")
+            visits.finish(name, run, random_picture(seed), f"{name}{seed}")
             found = visits.newest(name)
             assert found is None or found.request.references == run.request.references
             if seed % 7 == 6:

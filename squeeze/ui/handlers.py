@@ -11,13 +11,10 @@ bombs, and answer a number out of range in its own words. Our checks in request.
 from __future__ import annotations
 
 import secrets
-import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -26,61 +23,89 @@ import gradio as gr
 from gradio.data_classes import ImageData
 from gradio_client.utils import is_file_obj_with_meta
 
-from ..events import Encoded, Event, Finished, StepDone
+from ..checks import inspect
+from ..events import Finished
 from ..images import open_picture
 from ..models.loading import Models
-from ..pipeline import default_request, generate
-from ..recipe import Made, as_tuples, write_png
+from ..pipeline import Resume, branched, default_request, generate, plan
+from ..recipe import RecipeError, as_tuples, differences
 from ..request import Request, RequestError
-from . import texts, views
+from . import recipes, texts, timeline, views
+from .check import check
+from .film import film, history
+from .show import Parts, Shown, Visitor, begin, show, unchosen, written
+from .visits import Run, Visits
 
 POLL = 0.25  # seconds between two looks at the device's lock
 WEB_FORMATS = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif"}  # what a browser shows without our help
 WHOLE = ("steps", "stage_steps", "seed", "height", "width")  # fields of Request
 
-Shown = dict[Any, Any]  # component -> its new value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """The components a run writes to."""
-
-    view: gr.HTML
-    kept: gr.HTML
-    bar: gr.HTML
-    status: gr.HTML
-    download: gr.DownloadButton
-    seed: gr.Number
-
 
 class Handlers:
-    """The handlers of one server: models and device lock, shared by all visitors and changed by none."""
+    """The handlers of one server: models and device lock, shared by all visitors and changed by none; `visits` keeps
+    what is each visitor's own."""
 
     def __init__(self, models: Models, examples: list[Path]) -> None:
         self.models, self.examples = models, examples
         self.device = threading.Lock()  # not an RLock: gradio resumes a generator on another thread
+        self.visits = Visits()
 
-    def run(self, parts: Parts, form: dict[str, Any]) -> Iterator[Shown]:
+    def run(self, parts: Parts, form: dict[str, Any], visitor: Visitor) -> Iterator[Shown]:
         """One generation as the page shows it; `form` are the page's inputs by name."""
         try:
-            balance = [form.pop("meaning"), form.pop("both"), form.pop("identity")]
+            form |= timeline.read(form.pop("timeline"), from_json("steps", form["steps"]))
             if form.pop("random"):
                 form["seed"] = secrets.randbelow(2**31)
-            request = self.request(**form, balance=balance)
+            request = self.request(**form)
         except RequestError as error:
             yield {parts.status: views.status(str(error), "failed")}
             raise sentence(error) from error
-        yield {
-            parts.status: views.status(texts.READING, "busy"),
-            parts.kept: views.kept((None, None, None)),
-            parts.seed: request.seed,
-            parts.download: gr.DownloadButton(interactive=False),
-        }
+        yield from self.draw(request, parts, visitor)
+
+    def branch(self, parts: Parts, chosen: Any, value: Any, visitor: Visitor) -> Iterator[Shown]:
+        """Goes on from a chosen frame of a kept run with the balances of the timeline; `chosen` comes from `choose`."""
+        try:
+            trunk = self.visits.run(visitor.session, chosen["run"]) if chosen else None
+            if trunk is None or chosen["step"] > len(trunk.latents):
+                raise RequestError("run_gone")
+            request = branched(trunk.request, chosen["step"], timeline.read_balance(value))
+            request = request.checked(self.models.profile.limits)
+        except RequestError as error:
+            yield {parts.status: views.status(str(error), "failed")} | unchosen(parts)
+            raise sentence(error) from error
+        yield from self.draw(request, parts, visitor, trunk, chosen["step"])
+
+    def verify(self, parts: Parts, recipe: Any, reference: Any, visitor: Visitor) -> Iterator[Shown]:
+        """Draws the picture of the recipe on the page once more and says whether it is the same."""
+        try:
+            if recipe is None:
+                raise RecipeError(texts.NO_RECIPE)
+            found = self.find(recipe, reference, visitor)
+            request = recipes.requested(recipe, self.models.profile, found[0])
+        except (RequestError, RecipeError) as error:
+            yield {parts.status: views.status(str(error), "failed")}
+            raise sentence(error) from error
+        for changes in self.draw(request, parts, visitor):
+            made = changes.pop(parts.recipe, None)
+            if made is not None:
+                apart = differences(recipe, made)
+                same = made["picture"] == recipe["picture"]
+                line = " ".join([texts.IDENTICAL if same else texts.NOT_IDENTICAL, *apart])
+                changes[parts.status] = views.status(line, "done" if same else "failed")
+            yield changes
+
+    def draw(
+        self, request: Request, parts: Parts, visitor: Visitor, trunk: Run | None = None, step: int = 0
+    ) -> Iterator[Shown]:
+        """A run of its own, or a branch after `step` steps of `trunk`, once the device is free."""
+        run = self.visits.begin(visitor.session, request, plan(self.models.profile, request)[1], trunk, step)
+        resume = Resume(step=step, img=run.latents[step - 1]) if trunk else None
+        yield begin(run, parts)
         for waited in self.turn():
             yield {parts.status: views.status(texts.WAITING.format(seconds=waited), "busy")}
         try:
-            with closing(generate(self.models, request)) as events:
-                yield from show(events, request, parts)
+            with closing(generate(self.models, request, resume)) as events:
+                yield from show(events, run, self.visits, visitor, parts)
         finally:
             self.device.release()
 
@@ -134,73 +159,55 @@ class Handlers:
         fields["prompt"] = prompt if isinstance(prompt, str) else ""
         return default_request(profile, references=(open_picture(path),), **fields).checked(profile.limits)
 
-    def look(self, reference: Any) -> tuple[Any, str]:
-        """A fresh upload: says at once what is wrong with it, and shows formats a browser cannot."""
+    def look(self, reference: Any) -> tuple[Any, str, str]:
+        """A fresh reference: what the models get of it, what is wrong with it, and formats a browser cannot show."""
         if (path := path_of(reference)) is None:
-            return gr.skip(), views.status(texts.READY, "idle")
+            return gr.skip(), views.status(texts.READY, "idle"), ""
         try:
-            picture = open_picture(path)
+            looked = inspect(self.models, path)
         except RequestError as error:
             gr.Warning(escape(str(error), quote=False))
-            return None, views.status(str(error), "failed")
-        shown = gr.skip() if Path(path).suffix.lower() in WEB_FORMATS else picture
-        return shown, views.status(texts.READY, "idle")
+            return None, views.status(str(error), "failed"), ""
+        shown = gr.skip() if Path(path).suffix.lower() in WEB_FORMATS else looked.picture
+        return shown, views.status(texts.READY, "idle"), check(looked)
 
-    def pick(self, event: gr.EventData) -> str:
-        """The example that was clicked."""
+    def pick(self, event: gr.EventData) -> tuple[str, str]:
+        """The example that was clicked, and what the models get of it."""
         index = event.index
         if not isinstance(index, int) or not 0 <= index < len(self.examples) or not self.examples[index].is_file():
             raise gr.Error(texts.GONE, print_exception=False)
-        return str(self.examples[index])
+        path = self.examples[index]
+        return str(path), check(inspect(self.models, path))
 
+    def choose(self, parts: Parts, run: Any, step: Any, session: str) -> Shown:
+        """A frame of the filmstrip was picked to branch from, or let go (`step` is null)."""
+        kept = self.visits.run(session, run) if isinstance(run, str) else None
+        if kept is None or not isinstance(step, int) or not 1 <= step <= len(kept.latents):
+            return unchosen(parts)
+        left = kept.request.steps - step
+        if left == 0:
+            return unchosen(parts) | {parts.status: views.status(texts.LAST_STEP, "idle")}
+        return {
+            parts.chosen: {"run": run, "step": step},
+            parts.branch: gr.Button(texts.BRANCH_FROM.format(step=step), interactive=True),
+            parts.status: views.status(texts.CHOSEN.format(step=step, rest=left), "idle"),
+        }
 
-def show(events: Iterator[Event], request: Request, parts: Parts) -> Iterator[Shown]:
-    """A run's events as changes of the page."""
-    unknown: tuple[str, ...] = ()
-    counts = (0, 0, 0)
-    ends: list[str | None] = [None, None, None]
-    took: list[float] = []  # seconds of each step as the visitor feels them, the way to the page included
-    stepped = time.monotonic()
-    for event in events:
-        if isinstance(event, Encoded):
-            unknown, counts = event.unknown_words, event.stage_steps
-            stepped = time.monotonic()
-            yield {parts.bar: views.bar(counts, 0), parts.status: views.status(texts.READING, "busy", unknown)}
-        elif isinstance(event, StepDone):
-            done = event.step + 1
-            took.append(time.monotonic() - stepped)
-            stepped = time.monotonic()
-            line = views.step_line(
-                done, event.steps, event.stage, event.t, (event.steps - done) * statistics.median(took)
-            )
-            changes = {parts.bar: views.bar(counts, done), parts.status: views.status(line, "busy", unknown)}
-            if event.preview is not None:
-                uri = views.jpeg_uri(event.preview)
-                changes[parts.view] = views.picture(uri, f"The picture as foreseen at step {done}", "running")
-                if done == sum(counts[: event.stage + 1]):
-                    ends[event.stage] = uri
-                    changes[parts.kept] = views.kept(ends)
-            yield changes
-        elif isinstance(event, Finished):
-            with written(event) as made:
-                uri = views.png_uri(made.path)
-                last = max(stage for stage, count in enumerate(counts) if count)
-                ends[last] = uri
-                yield {
-                    parts.view: views.picture(uri, f"The finished picture: {request.prompt}", "done"),
-                    parts.kept: views.kept(ends),
-                    parts.status: views.status(
-                        texts.DONE.format(seconds=event.seconds, seed=request.seed), "done", unknown
-                    ),
-                    parts.download: gr.DownloadButton(value=str(made.path), interactive=True),
-                }
+    def stopped(self, parts: Parts, session: str) -> Shown:
+        """After Stop: the line says so, and what was drawn of the run can be branched from."""
+        return {parts.status: views.status(texts.STOPPED, "stopped"), parts.film: film(self.visits.newest(session))}
 
+    def greet(self, parts: Parts, past: Any, session: str) -> Shown:
+        """A page that opens: the history that its browser has kept."""
+        kept = recipes.remembered(past)
+        return {parts.history: history(kept, self.visits.thumbnails(session))}
 
-@contextmanager
-def written(event: Finished) -> Iterator[Made]:
-    """The finished PNG, kept for one yield: gradio copies it to its own cache, which `delete_cache` empties."""
-    with tempfile.TemporaryDirectory(prefix="squeeze-") as folder:
-        yield write_png(event.image, event.recipe, Path(folder) / f"squeeze-{event.recipe['seed']}.png")
+    def find(self, recipe: dict[str, Any], reference: Any, visitor: Visitor) -> Any:
+        """The recipe's reference and its path, see recipes.find_reference; raises RecipeError where it is not here."""
+        found = recipes.find_reference(recipe, path_of(reference), self.examples, self.visits, visitor.session)
+        if found is None:
+            raise RecipeError(texts.NO_REFERENCE.format(digest=", ".join(recipe["references"]) or "none"))
+        return found
 
 
 class Sent(ImageData):
@@ -229,6 +236,6 @@ def from_json(name: str, value: Any) -> Any:
     return as_tuples(value)
 
 
-def sentence(error: RequestError) -> gr.Error:
+def sentence(error: RequestError | RecipeError) -> gr.Error:
     """A visitor's mistake as the page and the API show it, without a traceback in the log."""
     return gr.Error(escape(str(error), quote=False), print_exception=False)

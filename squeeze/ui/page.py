@@ -1,10 +1,8 @@
-"""The page: layout, and which handler answers which press."""
+"""The page: its layout, and the endpoint of the API."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +13,18 @@ from ..images import MAX_BYTES
 from ..models.loading import Models
 from ..models.profiles import ASSETS
 from ..pipeline import default_request, plan
-from . import texts, views
-from .handlers import Handlers, Parts, Sent, Shown
+from . import texts, views, wiring
+from .film import LISTENERS, film, history
+from .handlers import Handlers, Sent
+from .show import Parts
 from .theme import theme
+from .timeline import timeline
+from .wiring import DEVICE, LIGHT
 
 EXAMPLES = ASSETS / "examples"
 WAITING_ROOM = 20  # visitors that may wait; the next one is told that the queue is full
 CACHE = (600, 3600)  # every ten minutes, uploads and pictures older than an hour are deleted
-NAMES = ("meaning", "both", "identity")
-DEVICE: dict[str, Any] = {"concurrency_id": "device", "concurrency_limit": 1}
-LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
-PRESET_TO_SLIDERS = f"(name, ...now) => ({json.dumps(PRESETS)})[name] ?? now"
-SLIDERS_TO_PRESET = f"""(...now) => Object.entries({json.dumps(PRESETS)})
-    .find(([_, preset]) => preset.every((b, stage) => b === now[stage]))?.[0] ?? {json.dumps(texts.CUSTOM)}"""
 PICK = """element.addEventListener('click', (click) => {
     const button = click.target.closest('button');
     if (button) trigger('pick', {index: Number(button.dataset.index)});
@@ -38,23 +34,32 @@ PICK = """element.addEventListener('click', (click) => {
 def build(models: Models) -> gr.Blocks:
     """The whole page for loaded models."""
     profile = models.profile
-    examples = sorted(EXAMPLES.glob("*.png"))
-    handlers = Handlers(models, examples)
+    handlers = Handlers(models, sorted(EXAMPLES.glob("*.png")))
     with gr.Blocks(title=texts.TITLE, fill_width=True, analytics_enabled=False, delete_cache=CACHE) as page:
         gr.HTML(views.header(profile.title), elem_id="top", padding=False, apply_default_css=False)
         with gr.Row(elem_id="desk"):
             with gr.Column(elem_id="ask", min_width=0):
-                form, buttons = _ask(handlers)
+                form, buttons, looked = _ask(handlers)
             with gr.Column(elem_id="result", min_width=0):
-                parts_but_seed = _result(models)
+                shown = _result(models)
             with gr.Column(elem_id="tune", min_width=0):
-                form |= _tune(models)
+                tuned, preset, sliders = _tune(models)
+        with gr.Tabs(elem_id="more"):
+            more, source = _more()
         if profile.name in texts.ABOUT:
             with gr.Accordion(texts.ABOUT_TITLE[profile.name], open=False, elem_id="about"):
                 gr.Markdown(texts.ABOUT[profile.name])
-        parts = Parts(**parts_but_seed, seed=form["seed"])
-        _wire(handlers, form, parts, *buttons)
+        form |= tuned | {"timeline": shown["timeline"]}
+        parts = Parts(**shown, **more, seed=form["seed"])
+        wiring.balance(handlers, form, preset, sliders)
+        wiring.runs(handlers, form, parts, source, *buttons)
+        wiring.memory(handlers, form, parts, source, preset, sliders, looked)
         _api(handlers)
+
+        def leave(request: gr.Request) -> None:
+            handlers.visits.leave(str(request.session_hash))
+
+        page.unload(leave)
     return page.queue(max_size=WAITING_ROOM)
 
 
@@ -64,28 +69,25 @@ def launch(page: gr.Blocks, host: str, port: int) -> str:
         server_name=host, server_port=port, ssr_mode=False, run_history=False, footer_links=["api"],
         share=False, quiet=True, prevent_thread_lock=True,
         max_file_size=2 * MAX_BYTES, allowed_paths=[str(EXAMPLES)],
-        theme=theme(), css_paths=[Path(__file__).with_name("style.css")],
+        theme=theme(), css_paths=[Path(__file__).with_name(f"{name}.css") for name in ("style", "check", "film")],
     )  # fmt: skip
     return address
 
 
-def _ask(handlers: Handlers) -> tuple[dict[str, Any], tuple[gr.Button, gr.Button]]:
-    """Subject, prompt, and the buttons that start and stop."""
+def _ask(handlers: Handlers) -> tuple[dict[str, Any], tuple[gr.Button, gr.Button], gr.HTML]:
+    """Subject and what the models get of it, prompt, and the buttons that start and stop."""
     with gr.Row(elem_id="subject"):
         reference = gr.Image(
-            label="Subject", type="filepath", image_mode=None, format="png", sources=["upload", "clipboard"],
+            label="Subject", type="filepath", image_mode=None, format="png", sources=["upload", "webcam", "clipboard"],
             placeholder=texts.UPLOAD, buttons=[], elem_id="reference", alt_text="The subject you gave",
         )  # fmt: skip
         reference.data_model = Sent
-        if handlers.examples:
-            gallery = gr.HTML(
-                views.examples(handlers.examples),
-                js_on_load=PICK,
-                elem_id="examples",
-                padding=False,
-                apply_default_css=False,
-            )
-            gallery.pick(handlers.pick, outputs=reference, **LIGHT)
+        gallery = gr.HTML(
+            views.examples(handlers.examples), js_on_load=PICK, elem_id="examples", padding=False,
+            apply_default_css=False,
+        )  # fmt: skip
+    looked = gr.HTML("", elem_id="looked", padding=False, apply_default_css=False)
+    gallery.pick(handlers.pick, outputs=[reference, looked], **LIGHT)
     prompt = gr.Textbox(label="Prompt", placeholder=texts.PLACEHOLDER, lines=1, max_lines=4, elem_id="prompt")
     with gr.Row(elem_id="ideas"):
         for text in texts.PROMPTS.get(handlers.models.profile.name, ()):
@@ -94,23 +96,30 @@ def _ask(handlers: Handlers) -> tuple[dict[str, Any], tuple[gr.Button, gr.Button
     with gr.Row(elem_id="go"):
         start = gr.Button("Generate", variant="primary", elem_id="generate", min_width=0, scale=3)
         stop = gr.Button("Stop", variant="secondary", elem_id="stop", min_width=0, scale=1, interactive=False)
-    return {"reference": reference, "prompt": prompt}, (start, stop)
+    return {"reference": reference, "prompt": prompt}, (start, stop), looked
 
 
 def _result(models: Models) -> dict[str, Any]:
-    """The picture, the stages' pictures, the bar of steps and the status line."""
+    """The picture, the stages' pictures, the timeline, the status line and the filmstrip."""
     counts = plan(models.profile, default_request(models.profile, prompt="", references=()))[1]
     with gr.Row(elem_id="pictures"):
         view = gr.HTML(views.empty(), elem_id="view", padding=False, apply_default_css=False)
         kept = gr.HTML(views.kept((None, None, None)), elem_id="kept", padding=False, apply_default_css=False)
-    bar = gr.HTML(views.bar(counts, 0), elem_id="bar", padding=False, apply_default_css=False)
+    control = timeline(counts, models.profile.balance)
     with gr.Row(elem_id="foot"):
         status = gr.HTML(views.status(texts.READY, "idle"), elem_id="status", padding=False, apply_default_css=False)
+        branch = gr.Button(texts.BRANCH, interactive=False, elem_id="branch", min_width=0, size="sm")
         download = gr.DownloadButton("Download PNG", interactive=False, elem_id="download", min_width=0, size="sm")
-    return {"view": view, "kept": kept, "bar": bar, "status": status, "download": download}
+    strip = gr.HTML(
+        film(None), js_on_load=LISTENERS.read_text(), elem_id="film", padding=False, apply_default_css=False
+    )
+    return {
+        "view": view, "kept": kept, "timeline": control, "status": status, "download": download, "film": strip,
+        "branch": branch, "chosen": gr.State(),
+    }  # fmt: skip
 
 
-def _tune(models: Models) -> dict[str, Any]:
+def _tune(models: Models) -> tuple[dict[str, Any], gr.Radio, list[gr.Slider]]:
     """Balance, and under Advanced what the model has besides."""
     profile, limits = models.profile, models.profile.limits
     here = next((name for name, preset in PRESETS.items() if preset == profile.balance), texts.CUSTOM)
@@ -122,9 +131,6 @@ def _tune(models: Models) -> dict[str, Any]:
         )
         for stage, (name, what) in enumerate(texts.STAGES)
     ]  # fmt: skip
-    preset.input(fn=None, js=PRESET_TO_SLIDERS, inputs=[preset, *sliders], outputs=sliders)
-    for slider in sliders:
-        slider.input(fn=None, js=SLIDERS_TO_PRESET, inputs=sliders, outputs=preset)
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         steps = gr.Slider(1, limits.steps, value=profile.steps, step=1, label="Steps", elem_id="steps", buttons=[])
         cfg = gr.Slider(
@@ -147,41 +153,37 @@ def _tune(models: Models) -> dict[str, Any]:
             form["guidance"] = gr.Slider(
                 0, limits.guidance, value=profile.guidance, step=0.1, label="Guidance", buttons=[]
             )
-    return form | dict(zip(NAMES, sliders, strict=True))
+    return form, preset, sliders
 
 
-def _wire(handlers: Handlers, form: dict[str, Any], parts: Parts, start: gr.Button, stop: gr.Button) -> None:
-    """Generate, Enter and Stop. The buttons change over at once, since the run itself may have to queue."""
-
-    def running() -> Shown:
-        return {
-            start: gr.Button(interactive=False), stop: gr.Button(interactive=True),
-            parts.status: views.status(texts.QUEUED, "busy"),
-        }  # fmt: skip
-
-    def idle() -> Shown:
-        return {start: gr.Button(interactive=True), stop: gr.Button(interactive=False)}
-
-    def stopped() -> Shown:
-        return idle() | {parts.status: views.status(texts.STOPPED, "stopped")}
-
-    def run(**given: Any) -> Iterator[Shown]:
-        with closing(handlers.run(parts, given)) as changes:
-            yield from changes
-
-    begun = gr.on([start.click, form["prompt"].submit], running, outputs=[start, stop, parts.status], **LIGHT)
-    going = begun.then(
-        run, inputs_kwargs=form, outputs=list(vars(parts).values()), api_visibility="private",
-        show_progress="full", show_progress_on=parts.status, preprocess=False, **DEVICE,
-    )  # fmt: skip
-    for ended in (going.success, going.failure):  # .then alone does not follow an error
-        ended(idle, outputs=[start, stop], **LIGHT)
-    stop.click(fn=None, cancels=[going]).then(stopped, outputs=[start, stop, parts.status], **LIGHT)
-    reference = form["reference"]
-    reference.upload(
-        handlers.look, inputs=reference, outputs=[reference, parts.status], api_visibility="private",
-        show_progress="hidden", preprocess=False, concurrency_limit=None,  # queued, or gr.Warning is lost
-    )  # fmt: skip
+def _more() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tabs below: the history, the comparison, and the recipe with its ways in and out."""
+    with gr.Tab("History", elem_id="tab-history"):
+        past = gr.BrowserState([], storage_key="squeeze-history", secret="recipes are no secret")
+        strip = gr.HTML(history([], {}), js_on_load=PICK, elem_id="history", padding=False, apply_default_css=False)
+        clear = gr.Button("Clear history", size="sm", elem_id="clear", min_width=0)
+    with gr.Tab("Compare", elem_id="tab-compare"):
+        compare = gr.ImageSlider(
+            label="The picture before, and the latest", format="png", interactive=False, elem_id="compare",
+            buttons=[], max_height=640,
+        )  # fmt: skip
+    with gr.Tab("Recipe", elem_id="tab-recipe"), gr.Row(elem_id="recipe"):
+        with gr.Column(min_width=0):
+            file = gr.File(label=texts.RECIPE_FILE, type="filepath", height=110, elem_id="recipe-file")
+            file.data_model = Sent
+            text = gr.Textbox(label=texts.RECIPE_TEXT, lines=3, max_lines=6, elem_id="recipe-text")
+            with gr.Row(elem_id="recipe-go"):
+                use = gr.Button("Use this recipe", size="sm", elem_id="use-recipe", min_width=0)
+                verify = gr.Button("Run again and verify", size="sm", elem_id="verify", min_width=0)
+        with gr.Column(min_width=0, elem_id="forms"):
+            forms = {
+                name: gr.Textbox(
+                    label=label, interactive=False, lines=2, max_lines=6, buttons=["copy"], elem_id=f"recipe-{name}"
+                )
+                for name, label in texts.RECIPE_FORMS
+            }
+    parts = {"history": strip, "past": past, "compare": compare, "recipe": gr.State(), "forms": forms}
+    return parts, {"file": file, "text": text, "use": use, "verify": verify, "clear": clear}
 
 
 def _api(handlers: Handlers) -> None:

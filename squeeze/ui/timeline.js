@@ -53,6 +53,8 @@ function draw() {
   });
   numbers[3].textContent = total;
   root.querySelector('.unit').textContent = total === 1 ? 'step' : 'steps';
+  const at = (now.earlier ?? []).map(([step]) => step);
+  root.querySelector('.branch').textContent = at.length ? `· branched after step ${at.join(', ')}` : '';
   root.classList.toggle('touched', now.touched);
   root.dataset.busy = props.busy;
   root.classList.toggle('held', held !== null);
@@ -62,7 +64,7 @@ function draw() {
 }
 
 function change(changes) {
-  const next = { ...now, ...changes };
+  const next = { ...now, earlier: [], ...changes };
   if (same(next, now)) return;
   now = next;
   if (held) held.moved = true;

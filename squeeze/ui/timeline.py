@@ -3,8 +3,9 @@
 It is one gr.HTML whose template never changes: timeline.js draws into it. So a step of a run costs no new HTML, and
 nothing that arrives meanwhile can take a handle out of a visitor's hand.
 
-Its value is `{"counts": [4, 5, 16], "balance": [0, 0.5, 1], "touched": false}`: whole steps and balance of each stage,
-and whether the borders were moved by hand. Its event `input` comes only from what a visitor does.
+Its value is `{"counts": [4, 5, 16], "balance": [0, 0.5, 1], "touched": false, "earlier": []}`: whole steps and balance
+of each stage, whether the borders were moved by hand, and of a branched run what held before (Request.earlier), which
+goes with the first change. Its event `input` comes only from what a visitor does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 
 import gradio as gr
 
-from ..request import check_balance, check_stage_steps
+from ..recipe import as_tuples
+from ..request import check_balance, check_earlier, check_stage_steps
 from . import texts
 
 HERE = Path(__file__).parent
@@ -43,9 +45,13 @@ def timeline(counts: Sequence[int], balance: Sequence[float], *, touched: bool =
     )
 
 
-def state(counts: Sequence[int], balance: Sequence[float], *, touched: bool = False) -> dict[str, Any]:
+def state(
+    counts: Sequence[int], balance: Sequence[float], *, touched: bool = False, earlier: Sequence[Sequence[float]] = ()
+) -> dict[str, Any]:
     """The control's value: what a handler gives to show other steps or balances. It triggers no `input`."""
-    return {"counts": list(counts), "balance": list(balance), "touched": touched}
+    return {
+        "counts": list(counts), "balance": list(balance), "touched": touched, "earlier": [list(row) for row in earlier]
+    }  # fmt: skip
 
 
 def progress(counts: Sequence[int], done: int) -> dict[str, Any]:
@@ -61,20 +67,29 @@ def rest() -> dict[str, Any]:
     return gr.update(busy=False)
 
 
-def read(value: Any, steps: int) -> tuple[tuple[int, int, int] | None, tuple[float, float, float]]:
-    """What a browser sent, as `stage_steps` (None: from the profile's thresholds) and `balance` of a Request.
+def read(value: Any, steps: Any) -> dict[str, Any]:
+    """What a browser sent, as the fields `stage_steps` (None: from the profile's thresholds), `balance` and `earlier`
+    of a Request.
 
     Raises RequestError unless the balances are three numbers from 0 to 1 and, where the borders were moved by hand, the
     counts three whole numbers that add up to `steps`.
     """
-    sent = value if isinstance(value, dict) else {}
-    balance, counts = sent.get("balance"), sent.get("counts")
+    balance = read_balance(value)
+    counts, earlier, touched = value.get("counts"), value.get("earlier", []), value.get("touched") is True
+    if touched:
+        check_stage_steps(counts, steps)
+    check_earlier(earlier, steps)
+    return {
+        "stage_steps": tuple(counts) if touched else None, "balance": balance, "earlier": as_tuples(earlier)
+    }  # fmt: skip
+
+
+def read_balance(value: Any) -> tuple[float, float, float]:
+    """The balances of what a browser sent; raises RequestError unless they are three numbers from 0 to 1."""
+    balance = value.get("balance") if isinstance(value, dict) else None
     check_balance(balance)
     first, second, third = balance
-    if sent.get("touched") is not True:
-        return None, (first, second, third)
-    check_stage_steps(counts, steps)
-    return tuple(counts), (first, second, third)
+    return first, second, third
 
 
 def _skeleton() -> str:
@@ -100,7 +115,7 @@ def _skeleton() -> str:
         f'<div class="axis" aria-hidden="true"><span>identity</span><span>semantics</span></div>'
         f'<div class="track">{"".join(parts)}</div>'
         f'<div class="caption"><p class="sum">{" + ".join(terms)} '
-        f'<span class="total">= <b></b> <span class="unit"></span></span></p>'
+        f'<span class="total">= <b></b> <span class="unit"></span></span> <span class="branch"></span></p>'
         f'<button type="button" class="again" title="{AGAIN}">{ARROW}<span>{AGAIN}</span></button></div>'
         f'<div class="done" role="progressbar" aria-label="Steps done" aria-valuemin="0"></div></div>'
     )

@@ -65,24 +65,6 @@ def kept(uris: Sequence[str | None]) -> str:
     return f'<div class="kept">{"".join(slots)}</div>'
 
 
-def bar(counts: Sequence[int], done: int) -> str:
-    """One cell per step, coloured by stage, `done` of them filled."""
-    groups, first = [], 0
-    for stage, ((name, _), count) in enumerate(zip(texts.STAGES, counts, strict=True), 1):
-        cells = "".join(f"<i{' class=on' if first + n < done else ''}></i>" for n in range(count))
-        label = f"<b>{name}</b><span>{count}</span>" if count else ""
-        groups.append(
-            f'<div class="span stage-{stage}" style="flex-grow:{count}"><div class="cells">{cells}</div>'
-            f'<div class="name">{label}</div></div>'
-        )
-        first += count
-    dense = " dense" if first > 40 else ""
-    return (
-        f'<div class="bar{dense}" role="progressbar" aria-label="Steps done" aria-valuemin="0" aria-valuemax="{first}" '
-        f'aria-valuenow="{done}">{"".join(groups)}</div>'
-    )
-
-
 def status(line: str, state: str, unknown: Sequence[str] = ()) -> str:
     """The status line, under it the prompt's unknown words. `state` is idle, busy, done, stopped or failed."""
     role = ' role="alert"' if state == "failed" else ' aria-live="off"' if state == "busy" else ' role="status"'

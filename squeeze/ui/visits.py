@@ -17,28 +17,30 @@ from torch import Tensor
 
 from ..images import content_hash
 from ..request import Request
+from .views import jpeg_uri
 
 PER_VISITOR = 64_000_000  # bytes
 IN_ALL = 512_000_000  # bytes
+THUMBNAIL = 128  # pixels on the long side
 
 
 @dataclass(kw_only=True)
 class Run:
     """One run as far as it got. `counts` are the whole steps of each stage; `latents` (1, N, 4 C) and `frames` (data
-    URIs) hold one entry per step done; `picture` is the finished picture as a data URI."""
+    URIs) hold one entry per step done; `picture` is the finished picture."""
 
     id: str
     request: Request
     counts: tuple[int, int, int]
     latents: list[Tensor] = field(default_factory=list)
     frames: list[str] = field(default_factory=list)
-    picture: str | None = None
+    picture: Image.Image | None = None
 
     @property
     def size(self) -> int:
         """Bytes, near enough; the references belong to the visit."""
         latents = sum(latent.numel() * latent.element_size() for latent in self.latents)
-        return latents + sum(map(len, self.frames)) + len(self.picture or "")
+        return latents + sum(map(len, self.frames)) + (_bytes(self.picture) if self.picture else 0)
 
 
 class Visit:
@@ -53,7 +55,7 @@ class Visit:
     @property
     def size(self) -> int:
         """Bytes, near enough."""
-        pictures = sum(3 * picture.width * picture.height for picture in self.references.values())
+        pictures = sum(map(_bytes, self.references.values()))
         return sum(run.size for run in self.runs.values()) + pictures + sum(map(len, self.thumbnails.values()))
 
     def shrink(self, most: int) -> None:
@@ -87,12 +89,12 @@ class Visits:
         self._change(session, add)
         return run
 
-    def finish(self, session: str, run: Run, picture: str, digest: str) -> None:
-        """Keeps a finished run's picture and thumbnail (data URIs); `digest` is the content hash of the picture."""
+    def finish(self, session: str, run: Run, picture: Image.Image, digest: str) -> None:
+        """Keeps a finished run's picture and a thumbnail of it; `digest` is the picture's content hash."""
 
         def add(visit: Visit) -> None:
             run.picture = picture
-            visit.thumbnails[digest] = run.frames[-1] if run.frames else picture
+            visit.thumbnails[digest] = jpeg_uri(picture, THUMBNAIL)
 
         if session in self._visits:  # else the visitor has left while it was drawn
             self._change(session, add)
@@ -108,6 +110,13 @@ class Visits:
         with self._lock:
             visit = self._visits.get(session)
             return next(reversed(visit.runs.values()), None) if visit else None
+
+    def newest_picture(self, session: str) -> Image.Image | None:
+        """The visitor's latest finished picture."""
+        with self._lock:
+            visit = self._visits.get(session)
+            runs = reversed(visit.runs.values()) if visit else ()
+            return next((run.picture for run in runs if run.picture), None)
 
     def reference(self, session: str, digest: str) -> Image.Image | None:
         """A reference this visitor has used, by its content hash."""
@@ -134,3 +143,7 @@ class Visits:
             visit.shrink(self._per_visitor)
             while len(self._visits) > 1 and sum(one.size for one in self._visits.values()) > self._in_all:
                 self._visits.popitem(last=False)
+
+
+def _bytes(picture: Image.Image) -> int:
+    return 3 * picture.width * picture.height

@@ -1,0 +1,154 @@
+"""A run's events as changes of the page."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..balance import PRESETS
+from ..checks import near_copy
+from ..events import Encoded, Event, Finished, StepDone
+from ..recipe import Made, write_png
+from . import recipes, texts, views
+from .film import film, history
+from .timeline import progress, state
+from .visits import Run, Visits
+
+REMEMBERED = 24  # recipes of a visitor's history
+
+Shown = dict[Any, Any]  # component -> its new value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The components a run writes to. `chosen` holds the frame to branch from, `past` the recipes of the history,
+    `recipe` the one that the recipe's `forms` show."""
+
+    view: gr.HTML
+    kept: gr.HTML
+    timeline: gr.HTML
+    status: gr.HTML
+    download: gr.DownloadButton
+    seed: gr.Number
+    film: gr.HTML
+    branch: gr.Button
+    chosen: gr.State
+    history: gr.HTML
+    past: gr.BrowserState
+    compare: gr.ImageSlider
+    recipe: gr.State
+    forms: dict[str, gr.Textbox]
+
+    def all(self) -> list[Any]:
+        """Every component, for `outputs`."""
+        return [part for name, part in vars(self).items() if name != "forms"] + list(self.forms.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visitor:
+    """Whose run it is. `session` is that of the open page, `page` its address; `past` are the recipes of the history,
+    the newest first."""
+
+    session: str
+    page: str
+    past: list[dict[str, Any]]
+
+
+def begin(run: Run, parts: Parts) -> Shown:
+    """What changes as soon as a run is asked for."""
+    return {
+        parts.status: views.status(texts.READING, "busy"),
+        parts.kept: views.kept((None, None, None)),
+        parts.seed: run.request.seed,
+        parts.download: gr.DownloadButton(interactive=False),
+        parts.timeline: progress(run.counts, len(run.frames)),
+        **unchosen(parts),
+    }
+
+
+def unchosen(parts: Parts) -> Shown:
+    """No frame is chosen to branch from."""
+    return {parts.chosen: None, parts.branch: gr.Button(texts.BRANCH, interactive=False)}
+
+
+def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, parts: Parts) -> Iterator[Shown]:
+    """A run's events as changes of the page; its frames and latents are kept in `run`."""
+    unknown: tuple[str, ...] = ()
+    counts = run.counts
+    ends: list[str | None] = [None, None, None]
+    for stage in range(len(counts)):  # of a branch, those before it
+        if 0 < sum(counts[: stage + 1]) <= len(run.frames):
+            ends[stage] = run.frames[sum(counts[: stage + 1]) - 1]
+    took: list[float] = []  # seconds of each step as the visitor feels them, the way to the page included
+    stepped = time.monotonic()
+    for event in events:
+        if isinstance(event, Encoded):
+            unknown = event.unknown_words
+            stepped = time.monotonic()
+            yield {parts.status: views.status(texts.READING, "busy", unknown), parts.kept: views.kept(ends)}
+        elif isinstance(event, StepDone):
+            done = event.step + 1
+            took.append(time.monotonic() - stepped)
+            stepped = time.monotonic()
+            line = views.step_line(
+                done, event.steps, event.stage, event.t, (event.steps - done) * statistics.median(took)
+            )
+            changes = {parts.timeline: progress(counts, done), parts.status: views.status(line, "busy", unknown)}
+            if event.preview is not None:
+                uri = views.jpeg_uri(event.preview)
+                run.latents.append(event.img)
+                run.frames.append(uri)
+                changes[parts.view] = views.picture(uri, f"The picture as foreseen at step {done}", "running")
+                if done == sum(counts[: event.stage + 1]):
+                    ends[event.stage] = uri
+                    changes |= {parts.kept: views.kept(ends), parts.film: film(run)}
+            yield changes
+        elif isinstance(event, Finished):
+            with written(event) as made:
+                uri = views.png_uri(made.path)
+                ends[max(stage for stage, count in enumerate(counts) if count)] = uri
+                before = visits.newest_picture(visitor.session)
+                visits.finish(visitor.session, run, event.image, event.recipe["picture"])
+                past = [event.recipe, *visitor.past][:REMEMBERED]
+                yield {
+                    parts.view: views.picture(uri, f"The finished picture: {run.request.prompt}", "done"),
+                    parts.kept: views.kept(ends),
+                    parts.status: views.status(closing_line(event, run), "done", unknown),
+                    parts.download: gr.DownloadButton(value=str(made.path), interactive=True),
+                    parts.timeline: gr.update(value=settled(run)),
+                    parts.past: past,
+                    parts.history: history(past, visits.thumbnails(visitor.session)),
+                    parts.compare: (before or event.image, event.image),
+                    parts.recipe: event.recipe,
+                    **recipes.forms(event.recipe, visitor.page, parts.forms),
+                }
+
+
+def settled(run: Run) -> dict[str, Any]:
+    """The timeline's value that draws the run again."""
+    request = run.request
+    return state(run.counts, request.balance, touched=request.stage_steps is not None, earlier=request.earlier)
+
+
+def closing_line(event: Finished, run: Run) -> str:
+    """What the status line says of a finished picture; where it is nearly the reference, a preset that helps."""
+    said = texts.DONE.format(seconds=event.seconds, seed=run.request.seed)
+    if not any(near_copy(event.image, reference) for reference in run.request.references):
+        return said
+    calmer = "meaning" if run.request.balance == PRESETS["paper"] else "paper"
+    return f"{said} · {texts.COPIED.format(preset=calmer)}"
+
+
+@contextmanager
+def written(event: Finished) -> Iterator[Made]:
+    """The finished PNG, kept for one yield: gradio copies it to its own cache, which `delete_cache` empties."""
+    with tempfile.TemporaryDirectory(prefix="squeeze-") as folder:
+        yield write_png(event.image, event.recipe, Path(folder) / f"squeeze-{event.recipe['seed']}.png")
