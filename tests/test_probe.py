@@ -44,11 +44,20 @@ def test_angles_wrap_round():
 
 
 def test_augment_is_deterministic_and_does_not_flip():
-    pixels = to_unit(draw_labelled(4, 2, 64)["pixels"])
-    one, two = (augment(pixels, torch.Generator().manual_seed(3)) for _ in range(2))
+    drawn = draw_labelled(4, 2, 64)
+    pixels, cells = to_unit(drawn["pixels"]), drawn["cells"].float()
+    (one, _), (two, _) = (augment(pixels, cells, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(one, two)
     assert one.shape == pixels.shape
     assert ((one - pixels) ** 2).mean() < ((one - pixels.flip(-1)) ** 2).mean(), "a flip would turn left into right"
+
+
+def test_augment_moves_the_cells_with_the_picture():
+    left = (torch.arange(64) < 32).float().expand(8, 1, 64, 64)
+    pixels, cells = augment(left.expand(-1, 3, -1, -1) * 2 - 1, left[..., ::4, ::4], torch.Generator().manual_seed(3))
+    share = (pixels > 0).float().mean((1, 2, 3)), cells.mean((1, 2, 3))
+    assert torch.allclose(*share, atol=0.03), "the truth does not follow the shift"
+    assert share[1].std() > 0.01, "nothing was shifted"
 
 
 def outcome(case: int, copied: bool = False, **right: bool | None) -> Drawn:

@@ -61,7 +61,7 @@ def test_resumed_equals_uninterrupted(name: str, tmp_path: Path):
 
 
 def test_training_reduces_the_loss(tmp_path: Path):
-    part = ProbePart(batch=8)
+    part = ProbePart(VaePart().model, batch=8)
     part._make = part._pool._make = lambda index: draw_labelled(8, 1, 64)
     losses = [progress.loss for progress in fit(part, tmp_path, steps=30)]
     assert losses[-1] < 0.8 * losses[0], (
@@ -122,7 +122,7 @@ def test_stopping_writes_a_checkpoint(tmp_path: Path):
 
 def test_a_diverged_loss_says_so(tmp_path: Path):
     part = make("probe")
-    part.loss = lambda step: part.model.stem.weight.sum() * float("nan")
+    part.loss = lambda step: part.model.cells.weight.sum() * float("nan")
     with pytest.raises(FloatingPointError, match="lower the rate"):
         list(fit(part, tmp_path, steps=2))
 

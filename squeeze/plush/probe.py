@@ -57,7 +57,15 @@ class Probe(ModelMixin, ConfigMixin):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Logits (B, classes) for each attribute, and `direction` (B, 2), unnormalised (sin, cos) of the azimuth."""
-        features = F.relu(self.neck(self.blocks(F.relu(self.stem(pixels))).flatten(1)))
+        return self.judge(self.coarse(pixels))
+
+    def coarse(self, pixels: Tensor) -> Tensor:
+        """Features (B, widths[1], H / 4, W / 4), where things still have their places."""
+        return self.blocks[:2](F.relu(self.stem(pixels)))
+
+    def judge(self, coarse: Tensor) -> dict[str, Tensor]:
+        """The rest of `forward`."""
+        features = F.relu(self.neck(self.blocks[2:](coarse).flatten(1)))
         return {name: head(features) for name, head in self.heads.items()} | {"direction": self.direction(features)}
 
     @torch.inference_mode()
@@ -92,8 +100,9 @@ def degrees_between(a: Tensor, b: Tensor) -> Tensor:
     return ((a - b + 180) % 360 - 180).abs()
 
 
-def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Shifts, blurs, dims and roughens pictures (B, 3, H, W) in [-1, 1], as generation and decoding may."""
+def augment(pixels: Tensor, cells: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Shifts, blurs, dims and roughens pictures (B, 3, H, W) in [-1, 1], as generation and decoding may; `cells`
+    (B, C, h, w), what is where in them, are shifted along."""
     batch = len(pixels)
 
     def rand(*shape: int) -> Tensor:
@@ -103,10 +112,14 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     theta = torch.zeros(batch, 2, 3, device=pixels.device)
     theta[:, 0, 0], theta[:, 1, 1] = scale, scale
     theta[:, :, 2] = (rand(batch, 2) - 0.5) * 0.16
-    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
-    pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    def moved(picture: Tensor) -> Tensor:
+        grid = F.affine_grid(theta, list(picture.shape), align_corners=False)
+        return F.grid_sample(picture, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    pixels, cells = moved(pixels), moved(cells)
     blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="reflect"), 3, 1)
     pixels = pixels + (blurred - pixels) * (rand(batch, 1, 1, 1) * 1.6 - 0.6).clamp_min(0)
     pixels = pixels * (0.9 + 0.2 * rand(batch, 1, 1, 1)) + 0.1 * (rand(batch, 3, 1, 1) - 0.5)
     noise = torch.randn(pixels.shape, generator=generator).to(pixels.device)
-    return (pixels + noise * 0.06 * rand(batch, 1, 1, 1)).clamp(-1, 1)
+    return (pixels + noise * 0.06 * rand(batch, 1, 1, 1)).clamp(-1, 1), cells

@@ -53,14 +53,15 @@ SCENE = ("place", "hat", "size")
 
 
 def draw_labelled(count: int, seed: int, size: int, device: str = "cpu", held_out: bool = False) -> Chunk:
-    """Renders with their truth: `pixels` uint8 (B, 3, size, size), `azimuth` in degrees, an index for each attribute
-    (-1 where it cannot be seen in that picture)."""
+    """Renders with their truth: `pixels` uint8 (B, 3, size, size), `cells` uint8 as in Rendered, `azimuth` in degrees,
+    an index for each attribute (-1 where it cannot be seen in that picture)."""
     generator = torch.Generator().manual_seed(seed)
     toys = draw_toys(count, generator, held_out).to(device)
     scenes = draw_scenes(count, generator, held_out).to(device)
     drawn = render(toys, scenes, size)
     seen = visible(drawn.coverage)
-    chunk = {"pixels": to_bytes(drawn.pixels), "azimuth": scenes.azimuth, "facing": scenes.facing}
+    chunk = {"pixels": to_bytes(drawn.pixels), "cells": to_bytes(drawn.cells)}
+    chunk |= {"azimuth": scenes.azimuth, "facing": scenes.facing}
     for name in SCENE:
         chunk[name] = getattr(scenes, name)
     for name in IDENTITY:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..models.vae import Vae, fit_preview
 from ..plush.probe import Probe, augment, probe_loss
+from ..plush.world import MATERIALS
 from .data import Pool, chunk_seed, draw_labelled, to_bytes, to_unit
 from .loop import Schedule, save_bf16
 
@@ -90,6 +91,15 @@ class VaePart:
         save_file(fitted.state_dict(), folder / "vae" / "preview.safetensors")
 
 
+class _Coached(nn.Module):
+    """The probe with a helper head, which is not kept, that tells what is where: it finds small parts much sooner."""
+
+    def __init__(self, probe: Probe) -> None:
+        super().__init__()
+        self.probe = probe
+        self.cells = nn.Conv2d(probe.config["widths"][1], MATERIALS + 1, 1)
+
+
 class ProbePart:
     """The probe, on augmented renders, every second of them after the round trip through `vae`, as what it will
     read."""
@@ -109,7 +119,7 @@ class ProbePart:
         torch.manual_seed(seed)
         self.schedule = Schedule(batch=batch or 64, rate=rate or 2e-3, ema=0.998, decay=0.02)
         model = Probe(size) if start is None else Probe.from_pretrained(start / "probe")
-        self.model = model.float().to(device, memory_format=torch.channels_last)
+        self.model = _Coached(model.float()).to(device, memory_format=torch.channels_last)
         self._vae = Vae(vae.to(device).eval().requires_grad_(False))
         self._device, self._size, self._seed = device, size, seed
         self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=16, reuse=6, seed=seed)
@@ -121,16 +131,20 @@ class ProbePart:
         return chunk
 
     def loss(self, step: int) -> Tensor:
-        """See `probe_loss`."""
+        """See `probe_loss`; beside it what the helper head gets wrong."""
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
-        pixels = augment(to_unit(batch["pixels"]), torch.Generator().manual_seed(step))
-        return probe_loss(self.model(pixels.contiguous(memory_format=torch.channels_last)), batch)
+        generator = torch.Generator().manual_seed(step)
+        pixels, cells = augment(to_unit(batch["pixels"]), batch["cells"].float() / 255, generator)
+        coarse = self.model.probe.coarse(pixels.contiguous(memory_format=torch.channels_last))
+        shares = F.adaptive_avg_pool2d(cells, coarse.shape[-2:])
+        where = F.binary_cross_entropy_with_logits(self.model.cells(coarse).float(), shares)
+        return probe_loss(self.model.probe.judge(coarse), batch) + 10 * where
 
     def grid(self, model: nn.Module) -> Image.Image:
         """What the probe is shown: augmented renders."""
         batch = self._pool.batch(0)
-        return tile(augment(to_unit(batch["pixels"]), torch.Generator().manual_seed(0)), 16)
+        return tile(augment(to_unit(batch["pixels"]), batch["cells"].float(), torch.Generator().manual_seed(0))[0], 16)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Writes `probe/`."""
-        save_bf16(model, folder / "probe")
+        save_bf16(model.probe, folder / "probe")
