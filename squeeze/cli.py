@@ -23,7 +23,19 @@ from .images import content_hash, open_picture
 from .models.loading import LoadError, load
 from .models.profiles import PROFILES, find_profile
 from .pipeline import default_request, generate
-from .recipe import FIELDS, OPTIONS, RecipeError, as_tuples, asked, differences, is_png, number, read_file, write_png
+from .recipe import (
+    FIELDS,
+    OPTIONS,
+    RecipeError,
+    as_tuples,
+    asked,
+    differences,
+    is_png,
+    number,
+    read_file,
+    to_text,
+    write_png,
+)
 from .request import MAX_SEED, Request, RequestError
 
 DEFAULT = "plush"  # the profile that needs nothing but this repository
@@ -67,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--earlier", type=_rows, help="of a branched run: steps and balances up to there, 9,0,0.5,1;...")
     one.add_argument("--recipe", type=Path, help="a PNG of ours, or its recipe as JSON: what no other flag says is its")
     one.add_argument("--verify", action="store_true", help="say whether the picture is the recipe's; exit 1 if not")
-    one.add_argument("--out", required=True, type=Path, help="the PNG to write; it carries its recipe")
+    one.add_argument(
+        "--out", required=True, type=Path, help="the PNG to write; it carries its recipe, and beside it goes a JSON"
+    )
     one.add_argument("--json", action="store_true", help="print the recipe and figures as JSON")
     one.set_defaults(run=_generate)
 
@@ -121,6 +135,8 @@ def _generate(options: argparse.Namespace) -> int:
     recipe = read_file(options.recipe) if options.recipe else None
     request = _request(options, recipe)
     before = open_picture(options.recipe) if options.verify and is_png(options.recipe) else None
+    if options.out.suffix.lower() != ".png":
+        raise RequestError("out_suffix", value=options.out)
     if not options.out.parent.is_dir():
         raise RequestError("out", value=options.out, folder=options.out.parent)
     models = load(find_profile(request.profile), options.weights, options.device)
@@ -132,7 +148,9 @@ def _generate(options: argparse.Namespace) -> int:
             print(f"\rstep {event.step + 1} of {event.steps}", end="", file=sys.stderr, flush=True)
         elif isinstance(event, Finished):
             write_png(event.image, event.recipe, options.out)
-            print(f"\nWrote {options.out} in {event.seconds:.1f} s.", file=sys.stderr)
+            beside = options.out.with_suffix(".json")
+            beside.write_text(to_text(event.recipe) + "\n", encoding="utf-8")
+            print(f"\nWrote {options.out} and {beside} in {event.seconds:.1f} s.", file=sys.stderr)
             if options.json:
                 print(json.dumps({"out": str(options.out), "seconds": round(event.seconds, 3), "recipe": event.recipe}))
             if options.verify:

@@ -1,5 +1,5 @@
-"""Asks a running app for a picture through its API and says which place the probe reads in it; exits 1 where no picture
-comes or the app starts too slowly. What the probe reads is shown, not judged: the transformer is not trained yet."""
+"""Asks a running app for three pictures through its API and has the probe read the place in them; exits 1 where no
+picture comes, the app starts too slowly, or the place is right in fewer than two."""
 
 import sys
 import time
@@ -42,7 +42,7 @@ def main(address: str) -> int:
             read = probe.read(to_tensor(picture.convert("RGB")))
         seen.append(PLACES[int(read.index["place"][0])])
     print(f"Asked for the {PLACE}; the probe sees: {', '.join(seen)}.")
-    return 0 if seconds < STARTS_WITHIN else 1
+    return 0 if seconds < STARTS_WITHIN and seen.count(PLACE) >= 2 else 1
 
 
 if __name__ == "__main__":

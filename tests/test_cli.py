@@ -19,7 +19,7 @@ from tiny import make_transformer, randomised
 
 from squeeze.cli import main
 from squeeze.images import content_hash, open_picture
-from squeeze.recipe import read_png, to_text, write_png
+from squeeze.recipe import read_file, read_png, to_text, write_png
 from squeeze.recipe_forms import to_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +36,7 @@ def test_a_picture_with_its_recipe_and_one_json_object(tmp_path: Path, capsys: p
     said = capsys.readouterr()
     printed = json.loads(said.out)
     assert printed["recipe"] == read_png(tmp_path / "out.png"), "the JSON and the PNG disagree"
+    assert printed["recipe"] == read_file(tmp_path / "out.json"), "the JSON beside the PNG is not its recipe"
     assert printed["recipe"]["balance"] == [0, 0.5, 0.75]
     assert printed["recipe"]["seed"] == 7
     assert sum(printed["recipe"]["stage_steps"]) == 3
@@ -82,6 +83,7 @@ def test_unknown_words_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--uncond", "none"], "lean or full"),
         (["--profile", "nothing"], "plush"),
         (["--out", "/no/such/folder/out.png"], "no folder"),
+        (["--out", "picture.json"], "end in .png"),
         (["--weights", "/no/such/weights"], "missing"),
     ],
 )
