@@ -36,11 +36,11 @@ SENTENCES: dict[str, str] = {
     "size": "{name} must be a multiple of {multiple} from {least} to {limit} pixels, not {value}.",
     "option": "{name} must be one of {choices}, not {value}.",
     "profile": "There is no profile named {value}. Choose one of {choices}.",
-    "out_suffix": "The picture is a PNG, so its path must end in .png, not {value}.",
+    "out_suffix": "The picture is a PNG, so its path must be one that ends in .png, not {value}.",
     "out": "There is no folder {folder} to write {value} into. Make it first, or choose another path.",
     "count": "The number of cases must be at least 1, not {value}.",
     "earlier": "The step of a branch must be a whole number above those before it and below {total}, not {value}.",
-    "run_gone": "The run to branch from is no longer kept. Generate it anew, then choose a step of it.",
+    "no_run": "The run to branch from is no longer kept. Generate it anew, then choose a step of it.",
     "resume": "The kept step {value} does not belong to this request of {total} steps. Generate it anew.",
 }
 

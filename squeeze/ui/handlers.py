@@ -67,7 +67,7 @@ class Handlers:
         try:
             trunk = self.visits.run(visitor.session, chosen["run"]) if chosen else None
             if trunk is None or chosen["step"] > len(trunk.latents):
-                raise RequestError("run_gone")
+                raise RequestError("no_run")
             request = branched(trunk.request, chosen["step"], timeline.read_balance(value))
             request = request.checked(self.models.profile.limits)
         except RequestError as error:
