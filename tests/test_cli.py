@@ -83,7 +83,7 @@ def test_unknown_words_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--uncond", "none"], "lean or full"),
         (["--profile", "nothing"], "plush"),
         (["--out", "/no/such/folder/out.png"], "no folder"),
-        (["--out", "picture.json"], "end in .png"),
+        (["--out", "picture.json"], "ends in .png"),
         (["--weights", "/no/such/weights"], "missing"),
     ],
 )
