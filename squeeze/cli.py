@@ -235,6 +235,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(f"\r{len(drawn)} of {options.n}", end="", file=sys.stderr, flush=True)
     figures = {"profile": profile.name, "revision": models.revision, **asked, **plush.summary(drawn)}
+    turned = list(plush.evaluate(models, probe, max(1, options.n // 4), free=True, **asked))
+    figures["copy_paste"] = plush.copy_paste(turned)
     print(json.dumps(figures) if options.json else plush.as_markdown(figures))
     if options.sheet:
         plush.sheet(drawn).save(options.sheet)

@@ -5,8 +5,9 @@ import math
 import torch
 from PIL import Image
 
-from squeeze.evaluation.plush import Drawn, as_markdown, chance, sheet, summary
+from squeeze.evaluation.plush import BLIND_RECALL, Drawn, as_markdown, chance, copy_paste, sheet, summary
 from squeeze.plush.probe import HEADS, Probe, augment, degrees_between, probe_loss
+from squeeze.plush.world import draw_scenes
 from squeeze.training.data import draw_labelled, to_unit
 
 
@@ -60,12 +61,12 @@ def test_augment_moves_the_cells_with_the_picture():
     assert share[1].std() > 0.01, "nothing was shifted"
 
 
-def outcome(case: int, copied: bool = False, **right: bool | None) -> Drawn:
+def outcome(case: int, copied: bool = False, turned: float = 90.0, **right: bool | None) -> Drawn:
     names = ("place", "facing", "hat", "size", "body", "belly", "pattern", "ears", "tail")
     picture = Image.new("RGB", (8, 8), "red")
     return Drawn(
         case=case, prompt="", reference=picture, picture=picture, right=dict.fromkeys(names) | right,
-        needs_picture=case == 0, copied=copied,
+        needs_picture=case == 0, copied=copied, turned=turned,
     )  # fmt: skip
 
 
@@ -77,15 +78,38 @@ def test_summary_counts_known_cases():
         outcome(3, place=True, body=False),
     ]
     figures = summary(drawn)
-    assert figures["rates"]["place"] == {"rate": 0.75, "cases": 4, "chance": 0.125}
+    place = figures["rates"]["place"]
+    assert (place["rate"], place["cases"], place["chance"]) == (0.75, 4, 0.125)
+    assert 0 <= place["interval"][0] < 0.75 < place["interval"][1] <= 1
     assert figures["rates"]["facing"]["rate"] == 0.5
     assert figures["rates"]["hat"]["cases"] == 1, "a hat that nobody asked for was counted"
     assert figures["rates"]["ears"]["rate"] is None
     assert figures["joint"] == 0.25
     assert figures["near_copies"] == 0.25
     assert figures["needs_picture"] == {"rate": 1.0, "cases": 1}
-    assert "| place | 75.0% | 4 | 12.5% |" in as_markdown(figures)
+    assert "| place | 75.0% | 25.0% to 100.0% | 4 | 12.5% |" in as_markdown(figures)
     assert sheet(drawn, columns=2, scale=1).size == (24, 52)
+
+
+def test_intervals_shrink_with_more_cases_and_are_always_the_same():
+    few, many = (summary([outcome(case, place=case % 4 > 0) for case in range(count)]) for count in (20, 400))
+    width = [high - low for low, high in (one["rates"]["place"]["interval"] for one in (few, many))]
+    assert width[1] < 0.5 * width[0]
+    assert abs(width[1] - 2 * 1.96 * (0.75 * 0.25 / 400) ** 0.5) < 0.02, "not the interval of a mean of 400 cases"
+    assert few == summary([outcome(case, place=case % 4 > 0) for case in range(20)])
+
+
+def test_copy_paste_counts_known_angles():
+    figures = copy_paste([outcome(case, turned=angle) for case, angle in enumerate((0.0, 7.0, 18.0, 175.0))])
+    assert figures == {"azimuth_difference": 50.0, "recall": round((1 + 2 + 2 + 3) / 16, 4), "cases": 4}
+
+
+def test_blind_facings_are_recalled_as_rarely_as_stated():
+    generator = torch.Generator().manual_seed(0)
+    one, two = (draw_scenes(40_000, generator).azimuth for _ in range(2))
+    turned = degrees_between(one, two)
+    recall = sum((turned <= k).float().mean() for k in (5, 10, 15, 20)) / 4
+    assert abs(float(recall) - BLIND_RECALL) < 0.004
 
 
 def test_chance_of_each_attribute():

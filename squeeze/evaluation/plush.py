@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from ..events import Finished
 from ..images import to_picture, to_tensor
 from ..models.loading import Models
 from ..pipeline import default_request, generate
-from ..plush.language import ANSWERS, Question, ask_picture, ask_request
+from ..plush.language import ANSWERS, Question, Wish, ask_picture, ask_request, say
 from ..plush.probe import Probe, Reading, degrees_between
 from ..plush.world import FACINGS, facing_of, render, visible
 from ..training.data import IDENTITY, Case, draw_cases, draw_labelled, to_unit
@@ -28,6 +28,7 @@ from ..training.data import IDENTITY, Case, draw_cases, draw_labelled, to_unit
 PROMPT = ("place", "facing", "hat", "size")
 JOINT = ("place", "facing", "hat", "body", "pattern")
 CASES_SEED = 77_000_000  # apart from every seed that training draws from
+BLIND_RECALL = 0.079  # of facings drawn without regard to the reference, by the world's distribution of azimuths
 BARE_SHARE = 0.35  # share of scenes without a hat: the best blind guess
 
 
@@ -43,12 +44,17 @@ class Drawn:
     right: dict[str, bool | None]
     needs_picture: bool
     copied: bool
+    turned: float  # degrees between the facing in the reference and in the picture
 
 
-def evaluate(models: Models, probe: Probe, count: int, **asked: Any) -> Iterator[Drawn]:
-    """Draws the first `count` held-out cases with the profile's defaults, changed by `asked` (fields of Request)."""
+def evaluate(models: Models, probe: Probe, count: int, free: bool = False, **asked: Any) -> Iterator[Drawn]:
+    """Draws the first `count` held-out cases with the profile's defaults, changed by `asked` (fields of Request); with
+    `free` the prompts leave the facing open, so that it shows whether it is copied from the reference."""
     size = models.profile.size
-    cases = draw_cases(count, CASES_SEED, held_out=True)
+    cases = draw_cases(count, CASES_SEED + 3 if free else CASES_SEED, held_out=True)
+    if free:
+        rng = random.Random(CASES_SEED)
+        cases = replace(cases, wishes=[_without_facing(wish, rng) for wish in cases.wishes])
     references = render(cases.toys, cases.references, size).pixels
     seen = visible(render(cases.toys, cases.targets, size).coverage)
     for case in range(count):
@@ -68,7 +74,13 @@ def evaluate(models: Models, probe: Probe, count: int, **asked: Any) -> Iterator
         yield Drawn(
             case=case, prompt=wish.text, reference=reference, picture=picture, right=right,
             needs_picture=bool(wish.needs_picture), copied=near_copy(picture, reference),
+            turned=float(degrees_between(read.azimuth, cases.references.azimuth[case])[0]),
         )  # fmt: skip
+
+
+def _without_facing(wish: Wish, rng: random.Random) -> Wish:
+    text = say(rng, place=wish.place, facing=None, hat=wish.hat, size=None)
+    return Wish(text=text, place=wish.place, facing=None, hat=wish.hat, size=None)
 
 
 def _reads(read: Reading, name: str) -> int:
@@ -88,12 +100,17 @@ def summary(drawn: list[Drawn]) -> dict[str, Any]:
     rates: dict[str, Any] = {}
     for name in (*PROMPT, *IDENTITY):
         judged = [d.right[name] for d in drawn if d.right[name] is not None]
-        rates[name] = {"rate": _share(judged), "cases": len(judged), "chance": round(chance(name), 3)}
+        rates[name] = {
+            "rate": _share(judged), "interval": _interval(judged), "cases": len(judged),
+            "chance": round(chance(name), 3),
+        }  # fmt: skip
     relative = [d for d in drawn if d.needs_picture]
+    joint = [all(d.right[name] is not False for name in JOINT) for d in drawn]
     return {
         "cases": len(drawn),
         "rates": rates,
-        "joint": _share([all(d.right[name] is not False for name in JOINT) for d in drawn]),
+        "joint": _share(joint),
+        "joint_interval": _interval(joint),
         "prompt_mean": _mean(rates, PROMPT[:3]),
         "identity_mean": _mean(rates, IDENTITY),
         "needs_picture": {
@@ -102,6 +119,27 @@ def summary(drawn: list[Drawn]) -> dict[str, Any]:
         },
         "near_copies": _share([d.copied for d in drawn]),
     }
+
+
+def copy_paste(drawn: list[Drawn]) -> dict[str, Any]:
+    """How the toy stands in pictures whose prompts leave the facing open, in the paper's form: degrees turned from the
+    reference on average, and the share within k degrees of it averaged over k = 5, 10, 15, 20."""
+    turned = [d.turned for d in drawn]
+    recall = [sum(angle <= k for angle in turned) / len(turned) for k in (5, 10, 15, 20)]
+    return {
+        "azimuth_difference": round(sum(turned) / len(turned), 1), "recall": round(sum(recall) / 4, 4),
+        "cases": len(turned),
+    }  # fmt: skip
+
+
+def _interval(values: list[bool | None]) -> list[float] | None:
+    """The 95 % bootstrap interval of a rate over cases, each a toy of its own; 2,000 fixed resamples."""
+    if not values:
+        return None
+    hits = torch.tensor([float(bool(value)) for value in values])
+    drawn = torch.randint(len(hits), (2000, len(hits)), generator=torch.Generator().manual_seed(0))
+    means = hits[drawn].mean(1)
+    return [round(float(means.quantile(q)), 4) for q in (0.025, 0.975)]
 
 
 def _share(values: list[bool | None]) -> float | None:
@@ -190,15 +228,26 @@ def load_instruments(models: Models) -> tuple[Probe, InternVLForConditionalGener
 
 def as_markdown(figures: dict[str, Any]) -> str:
     """The summary as a table, chance beside each rate."""
-    lines = ["| attribute | right | cases | chance |", "|---|---:|---:|---:|"]
+    lines = ["| attribute | right | 95 % interval | cases | chance |", "|---|---:|---:|---:|---:|"]
     for name, row in figures["rates"].items():
         rate = "-" if row["rate"] is None else f"{row['rate']:.1%}"
-        lines.append(f"| {name} | {rate} | {row['cases']} | {row['chance']:.1%} |")
+        low, high = row["interval"] or (0, 0)
+        between = f"{low:.1%} to {high:.1%}" if row["interval"] else "-"
+        lines.append(f"| {name} | {rate} | {between} | {row['cases']} | {row['chance']:.1%} |")
     for name in ("joint", "prompt_mean", "identity_mean", "near_copies"):
         value = figures[name]
         lines.append(
-            f"| {name.replace('_', ' ')} | {'-' if value is None else f'{value:.1%}'} | {figures['cases']} | |"
+            f"| {name.replace('_', ' ')} | {'-' if value is None else f'{value:.1%}'} | | {figures['cases']} | |"
         )
+    needs = figures["needs_picture"]
+    if needs["cases"]:
+        lines.append(f"| prompts that need the picture | {needs['rate']:.1%} | | {needs['cases']} | |")
+    if "copy_paste" in figures:
+        turned = figures["copy_paste"]
+        lines += [
+            f"| turned from the reference | {turned['azimuth_difference']:.1f}° | | {turned['cases']} | 90.0° |",
+            f"| facing copied (recall) | {turned['recall']:.1%} | | {turned['cases']} | {BLIND_RECALL:.1%} |",
+        ]
     return "\n".join(lines)
 
 
