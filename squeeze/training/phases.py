@@ -29,7 +29,6 @@ from .parts import tile
 
 CHUNK = 256
 LONGEST = 40  # prompt tokens kept in the pool
-DRAWS = 4  # times and noises drawn for each case of a batch: reading a case costs as much as one draw
 
 
 class Denoiser(nn.Module):
@@ -102,10 +101,9 @@ class PhasePart:
                     module.compile(dynamic=True)
         self._ids = grid_ids(size // 16, size // 16)
         self._ref_ids = grid_ids(size // 16, size // 16, index=1)
-        cases, uneven = divmod(self.schedule.batch, DRAWS)
-        if uneven:
-            raise ValueError(f"batch must be a multiple of {DRAWS}, got {self.schedule.batch}")
-        self._pool = Pool(self._make, batch=cases, chunk=CHUNK, window=24, reuse=3, seed=seed, alike="valid")
+        self._pool = Pool(
+            self._make, batch=self.schedule.batch, chunk=CHUNK, window=24, reuse=12, seed=seed, alike="valid"
+        )
 
     def _make(self, index: int) -> Chunk:
         return self.encode(CHUNK, chunk_seed(4, self._seed, index))
@@ -133,12 +131,11 @@ class PhasePart:
         return {key: torch.cat([part[key] for part in parts]).clone() for key in parts[0]}
 
     def loss(self, step: int) -> Tensor:
-        """Rectified flow on one batch, DRAWS times and noises a case, all with the same conditions kept; see
-        objective.py."""
+        """Rectified flow on one batch, all of it with the same conditions kept; see objective.py."""
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
         kept = draw_kept(self.phase, torch.Generator().manual_seed(step), self._dropout)  # the same in all processes
         generator = torch.Generator().manual_seed(chunk_seed(7, self._seed, step))
-        x0 = batch["x0"].float().repeat_interleave(DRAWS, 0)
+        x0 = batch["x0"].float()
         t = draw_times(len(x0), self._mu, generator).to(self._device)
         noise = torch.randn(x0.shape, generator=generator).to(self._device)
         velocity = self._velocity(self.model, batch, kept.text)(
@@ -147,32 +144,26 @@ class PhasePart:
         return flow_loss(velocity, x0, noise)
 
     def _velocity(self, model: Denoiser, batch: Chunk, text: bool = True):  # noqa: ANN202
-        """A function (img, t, weights) -> velocity with the batch's conditions; img (k B, N, C) holds k noisy pictures
-        a case, one behind the other."""
+        """A function (img, t, weights) -> velocity with the batch's conditions, aggregated on need."""
         pictures = self._mllm.config.image_seq_length
         longest = int(batch["valid"].sum(1).max()) if text else pictures
         image = torch.arange(longest, device=self._device) < pictures
+        identity = Identity(ref=batch["ref"].float(), ref_ids=self._ref_ids)
         dit = Dit(model.transformer)
 
-        def conditioning(draws: int, needed: bool) -> Conditioning:
+        def conditioning(needed: bool) -> Conditioning:
             null = model.aggregation.null_vec
             if not needed:
-                empty = batch["ref"].new_zeros(
-                    draws * len(batch["ref"]), 0, model.transformer.config.joint_attention_dim
-                )
+                empty = batch["ref"].new_zeros(len(batch["ref"]), 0, model.transformer.config.joint_attention_dim)
                 return Conditioning(txt=empty, image=image[:0], vec=null.expand(len(empty), -1), null_vec=null)
             valid = batch["valid"][:, :longest]
             out = model.aggregation(batch["hidden"][:, :longest].float(), image, batch["vision"].float(), valid)
-            txt, vec, valid = (each.repeat_interleave(draws, 0) for each in (out.txt, out.vec, valid))
-            return Conditioning(txt=txt, image=out.image, vec=vec, null_vec=null, valid=valid)
+            return Conditioning(txt=out.txt, image=out.image, vec=out.vec, null_vec=null, valid=valid)
 
         def velocity(img: Tensor, t: Tensor | float, weights: Weights) -> Tensor:
-            draws = len(img) // len(batch["ref"])
-            identity = Identity(ref=batch["ref"].float().repeat_interleave(draws, 0), ref_ids=self._ref_ids)
             return dit.velocity(
-                img, self._ids, t, conditioning=conditioning(draws, weights.mllm > 0), identity=identity,
-                weights=weights,
-            )  # fmt: skip
+                img, self._ids, t, conditioning=conditioning(weights.mllm > 0), identity=identity, weights=weights
+            )
 
         return velocity
 
