@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LoadError, RequestError) as error:
         return _refused(error)
     try:
-        address = launch(page, flags.host, flags.port)
+        address = launch(page, flags.host, flags.port, mcp=flags.mcp)
     except OSError:  # taken while the models were loading
         return _refused(PortError(IN_USE.format(host=flags.host, port=flags.port, other=flags.port + 1)))
     print(f"The page is open at {address} - Ctrl+C ends it.", flush=True)
@@ -51,6 +51,7 @@ def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=7860, help="port to listen on")
     parser.add_argument("--weights", type=Path, help="folder of weights in place of the profile's own")
     parser.add_argument("--device", help="cpu, cuda or cuda:1 in place of the profile's choice")
+    parser.add_argument("--mcp", action="store_true", help="offer /generate to agents too, as an MCP server")
     return parser.parse_args(arguments)
 
 

@@ -1,14 +1,25 @@
-"""Shared fixtures: tiny random models, written once and loaded as the program loads its own."""
+"""Shared fixtures: tiny random models, written once and loaded as the program loads its own; the page, served once,
+and a browser."""
 
 import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny products gain nothing from threads
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
 
 import pytest
+from browsing import opened
 from tiny import make_request, tiny_profile, write_models
 
 from squeeze.models.loading import load
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +53,88 @@ def forwards(models):
     handle = models.dit.model.register_forward_pre_hook(lambda _m, _a, kwargs: seen.append(kwargs), with_kwargs=True)
     yield seen
     handle.remove()
+
+
+# --- the page and a browser -----------------------------------------------------------------------------------------
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The address of `python app.py`, started once."""
+    port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(log.parent / "files")}
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "app.py", "--port", str(port)],
+            cwd=log.parent,
+            env=environment,
+            stdout=out,
+            stderr=out,
+        )
+    address, began = f"http://127.0.0.1:{port}", time.monotonic()
+    while True:
+        try:
+            urllib.request.urlopen(address).close()
+            break
+        except OSError:
+            ended = process.poll() is not None
+            assert not ended, f"app.py ended at once: {log.read_text()[-2000:]}"
+            assert time.monotonic() - began < 90, f"app.py does not answer after 90 s: {log.read_text()[-2000:]}"
+            time.sleep(0.1)
+    yield address
+    process.terminate()
+    process.wait(10)
+    written = log.read_text()
+    assert "Traceback" not in written, f"A visitor's slip printed a traceback on the server: {written[-3000:]}"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; without one these tests are skipped, except on CI."""
+    from playwright.sync_api import sync_playwright
+
+    path = "/usr/bin/chromium" if os.path.exists("/usr/bin/chromium") else shutil.which("chromium")
+    if path is None:
+        message = "There is no Chromium to drive the page with. Install it, for example: apt-get install chromium"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=flags)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(server, browser):
+    """Opens the page, or `query` of it, in a browser of its own, as another visitor, or in a tab of the one `beside`.
+    Afterwards nothing may have been written to a console."""
+    pages, contexts = [], []
+
+    def open_page(query="", beside=None):
+        if beside is None:
+            contexts.append(browser.new_context(viewport={"width": 1280, "height": 720}))
+        pages.append(opened(server + query, beside.context if beside else contexts[-1]))
+        return pages[-1]
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    written = [text for page in pages for text in page.written]
+    assert not written, f"the browser's console says: {written}"
+
+
+@pytest.fixture
+def page(visit):
+    return visit()
+
+
+@pytest.fixture(scope="session")
+def idle(server, browser):
+    """One page for all tests that start no run; each sets what it looks at."""
+    return opened(server, browser.new_context(viewport={"width": 1280, "height": 720}))

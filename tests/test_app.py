@@ -1,9 +1,12 @@
 """The flags of app.py: a slip ends with a sentence and exit code 2, and quickly."""
 
+import json
 import shutil
 import socket
+import urllib.request
 
 import app
+from squeeze.ui.page import build, launch
 
 
 def refused(capsys, *flags):
@@ -53,3 +56,22 @@ def free():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
+
+
+def test_mcp_offers_generate_alone(models):
+    """As an agent asks for it: JSON-RPC over HTTP. Every type must be one that a JSON schema knows."""
+    page = build(models)
+    address = launch(page, "127.0.0.1", int(free()), mcp=True)
+    try:
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).encode()
+        headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+        with urllib.request.urlopen(urllib.request.Request(f"{address}gradio_api/mcp/", body, headers)) as answer:
+            data = next(row for row in answer.read().decode().splitlines() if row.startswith("data: "))
+    finally:
+        page.close(verbose=False)
+    tools = json.loads(data.removeprefix("data: "))["result"]["tools"]
+    assert [tool["name"] for tool in tools] == ["generate"]
+    assert tools[0]["description"].startswith("Draw the subject of a reference picture")
+    fields = tools[0]["inputSchema"]["properties"]
+    assert {field["type"] for field in fields.values()} <= {"string", "number", "array"}, "not a JSON schema's types"
+    assert set(tools[0]["inputSchema"]["required"]) == {"reference", "prompt"}

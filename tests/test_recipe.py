@@ -297,7 +297,7 @@ def called(code, monkeypatch):
     monkeypatch.setattr(handlers, "generate", generate)
     exec(compile(code, "client code", "exec"), {})
     assert sent[0].pop("api_name") == "/generate"
-    list(handlers.Handlers(MODELS, []).call(**sent[0]))
+    list(handlers.Handlers(MODELS, []).generate(**sent[0]))
     return requests[0]
 
 

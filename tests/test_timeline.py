@@ -1,106 +1,18 @@
-"""The stage timeline: what Python sends and reads, and the control in a real browser on a small page of its own."""
+"""The stage timeline in a real browser, on a small page of its own."""
 
-import functools
-import os
-import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
 import pytest
+from browsing import SLOW
 
-from squeeze.request import RequestError
 from squeeze.ui import texts
 from squeeze.ui.theme import theme
-from squeeze.ui.timeline import progress, read, rest, state, timeline
+from squeeze.ui.timeline import progress, rest, state, timeline
 
 COUNTS, BALANCE = (4, 5, 16), (0.0, 0.5, 1.0)
 STYLE = Path(texts.__file__).with_name("style.css")
-SLOW = 30_000  # milliseconds until a wait is a failure; a busy machine needs seconds
-
-# --- Python's side --------------------------------------------------------------------------------------------------
-
-
-def test_the_value_reads_back():
-    automatic = {"stage_steps": None, "balance": BALANCE, "earlier": ()}
-    assert read(state(COUNTS, BALANCE), 25) == automatic, "automatic borders are no stage_steps"
-    assert read(state(COUNTS, BALANCE, touched=True), 25) == automatic | {"stage_steps": COUNTS}
-    assert read(state((0, 0, 25), (0, 1, 0.05), touched=True), 25)["stage_steps"] == (0, 0, 25)
-    assert read(state(COUNTS, BALANCE), 30)["stage_steps"] is None, "counts matter only where a hand set them"
-    assert read(state(COUNTS, BALANCE, earlier=((9, 0, 0, 0.5),)), 25)["earlier"] == ((9, 0, 0, 0.5),)
-
-
-BAD = [
-    (None, "balance_length"),
-    ("4,5,16", "balance_length"),
-    ([4, 5, 16], "balance_length"),
-    ({}, "balance_length"),
-    ({"balance": None}, "balance_length"),
-    ({"balance": [0, 1]}, "balance_length"),
-    ({"balance": "012"}, "balance_length"),
-    ({"balance": [0, 1.01, 1]}, "balance"),
-    ({"balance": [0, float("nan"), 1]}, "balance"),
-    ({"balance": [0, "0.5", 1]}, "balance"),
-    ({"balance": [0, True, 1]}, "balance"),
-    ({"counts": [4, 5, 15]}, "stage_steps"),
-    ({"counts": [30, -10, 5]}, "stage_steps"),
-    ({"counts": [4.0, 5, 16]}, "stage_steps"),
-    ({"counts": [4.5, 4.5, 16]}, "stage_steps"),
-    ({"counts": [True, 8, 16]}, "stage_steps"),
-    ({"counts": [9, 16]}, "stage_steps"),
-    ({"counts": [25]}, "stage_steps"),
-    ({"counts": None}, "stage_steps"),
-    ({"counts": {"0": 25}}, "stage_steps"),
-    ({"counts": "abc"}, "stage_steps"),
-    ({"earlier": [[25, 0, 0, 0]]}, "earlier"),
-    ({"earlier": None}, "earlier"),
-    ({"earlier": [[3, 0, 0]]}, "balance_length"),
-]
-
-
-@pytest.mark.parametrize(("sent", "code"), BAD, ids=lambda value: str(value)[:30])
-def test_nonsense_from_a_browser_gets_a_sentence(sent, code):
-    if isinstance(sent, dict) and sent:
-        sent = state(COUNTS, BALANCE, touched=True) | sent
-    with pytest.raises(RequestError) as error:
-        read(sent, 25)
-    assert error.value.code == code, str(error.value)
-
-
-def test_only_true_means_touched():
-    for touched in (None, 1, "true", [True]):
-        assert read(state(COUNTS, BALANCE) | {"touched": touched}, 25)["stage_steps"] is None, f"touched = {touched!r}"
-
-
-def test_gradio_reads_nothing_into_the_template():
-    control = timeline(COUNTS, BALANCE)
-    found = [sign for sign in ("`", "{", "$", "\\") if sign in control.html_template]
-    assert not found, f"{found} in the template would be run as JavaScript or Handlebars"
-    assert control.css_template == "", "gradio parses a css_template anew at every step of a run"
-    taken = [name for name in control.props if hasattr(control, name)]
-    assert not taken, f"{taken} stand in quotes in timeline.js: gradio takes them for events and cannot update them"
-
-
-def test_the_template_names_every_stage():
-    template = timeline(COUNTS, BALANCE).html_template
-    assert template.count('role="slider"') == 5
-    for name, _ in texts.STAGES:
-        assert f'data-name="{name}"' in template
-
-
-# --- in the browser -------------------------------------------------------------------------------------------------
-
-# A thread can hold one Playwright, and this one may be held by another file's session. So these tests have their own.
-THREAD = ThreadPoolExecutor(1)
-
-
-def threaded(test):
-    @functools.wraps(test)
-    def run(**fixtures):
-        THREAD.submit(test, **fixtures).result()
-
-    return run
 
 
 class Demo:
@@ -155,41 +67,19 @@ def demo():
     made.blocks.close()
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """A headless Chromium; without one these tests are skipped, except on CI."""
-    from playwright.sync_api import sync_playwright
-
-    path = "/usr/bin/chromium" if os.path.exists("/usr/bin/chromium") else shutil.which("chromium")
-    if path is None:
-        message = "There is no Chromium to drive the control with. Install it, for example: apt-get install chromium"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    playwright = THREAD.submit(lambda: sync_playwright().start()).result()
-    browser = THREAD.submit(playwright.chromium.launch, executable_path=path, args=flags).result()
-    yield browser
-    THREAD.submit(browser.close).result()
-    THREAD.submit(playwright.stop).result()
-
-
 @pytest.fixture
-def page(demo, chromium):
+def page(demo, browser):
     """The page, fresh; afterwards nothing may have been written to the console."""
     written = []
-
-    def opened():
-        page = chromium.new_context(viewport={"width": 1000, "height": 700}, has_touch=True).new_page()
-        page.set_default_timeout(SLOW)
-        page.on("console", lambda said: written.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: written.append(str(error)))
-        page.goto(demo.address)
-        page.wait_for_selector(".timeline .steps i >> nth=24")
-        return page
-
-    made = THREAD.submit(opened).result()
+    page = browser.new_context(viewport={"width": 1000, "height": 700}, has_touch=True).new_page()
+    page.set_default_timeout(SLOW)
+    page.on("console", lambda said: written.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: written.append(str(error)))
+    page.goto(demo.address)
+    page.wait_for_selector(".timeline .steps i >> nth=24")
     demo.heard.clear()
-    yield made
-    THREAD.submit(made.context.close).result()
+    yield page
+    page.context.close()
     assert not written, f"the browser's console says: {written}"
 
 
@@ -241,7 +131,6 @@ def heard(demo, page):
     pytest.fail("Python heard of no input")
 
 
-@threaded
 def test_a_border_follows_the_mouse_in_whole_steps(demo, page):
     pull(page, edge(1), right=3.4 * cell(page))
     assert shown(page) == (7, 2, 16)
@@ -252,7 +141,6 @@ def test_a_border_follows_the_mouse_in_whole_steps(demo, page):
     assert heard(demo, page) == state((7, 0, 18), BALANCE, touched=True)
 
 
-@threaded
 def test_a_border_pushes_the_other_and_lets_it_come_back(demo, page):
     step = cell(page)
     pull(page, edge(1), right=8 * step, let_go=False)
@@ -263,7 +151,6 @@ def test_a_border_pushes_the_other_and_lets_it_come_back(demo, page):
     assert heard(demo, page) == state((0, 9, 16), BALANCE, touched=True)
 
 
-@threaded
 def test_stages_without_steps_open_again(demo, page):
     page.click("#ends")
     page.wait_for_function("document.querySelectorAll('.timeline .stage-1 .steps i').length === 25")
@@ -287,7 +174,6 @@ def finger(page, start, end):
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
-@threaded
 def test_a_finger_moves_borders_and_chips(demo, page):
     page.set_viewport_size({"width": 390, "height": 700})
     x, y = centre(page, edge(2))
@@ -300,7 +186,6 @@ def test_a_finger_moves_borders_and_chips(demo, page):
     assert heard(demo, page) == state((4, 1, 20), (0, 0.5, 0.5), touched=True)
 
 
-@threaded
 def test_a_finger_beside_the_handles_scrolls_the_page(demo, page):
     x, y = centre(page, level(3))
     finger(page, (x + 80, y), (x + 80, y - 150))
@@ -308,7 +193,6 @@ def test_a_finger_beside_the_handles_scrolls_the_page(demo, page):
     assert (shown(page), balances(page), demo.heard) == (COUNTS, BALANCE, [])
 
 
-@threaded
 def test_levels_follow_the_mouse_in_steps_of_a_twentieth(demo, page):
     height = page.locator(".timeline .range >> nth=0").bounding_box()["height"]
     pull(page, level(2), up=0.17 * height)
@@ -321,7 +205,6 @@ def test_levels_follow_the_mouse_in_steps_of_a_twentieth(demo, page):
     assert round(middle - top) == round(0.35 * height), "the level does not stand where its number says"
 
 
-@threaded
 def test_keys_move_what_has_the_focus(demo, page):
     page.focus(edge(1))
     for key, counts in {
@@ -343,7 +226,6 @@ def test_keys_move_what_has_the_focus(demo, page):
     assert page.evaluate("scrollY") == 0, "a key moved a handle and the page too"
 
 
-@threaded
 def test_tab_reaches_every_handle_and_shows_it(page):
     page.focus("body")
     seen = []
@@ -360,7 +242,6 @@ def test_tab_reaches_every_handle_and_shows_it(page):
     assert [label for label in seen if label in wanted] == wanted
 
 
-@threaded
 def test_a_double_click_delete_and_the_button_bring_the_automatic_borders_back(demo, page):
     ways = (
         lambda: page.dblclick(edge(2)),
@@ -377,7 +258,6 @@ def test_a_double_click_delete_and_the_button_bring_the_automatic_borders_back(d
         assert page.is_disabled(".timeline .again")
 
 
-@threaded
 def test_what_python_or_a_slider_sets_triggers_nothing(demo, page):
     page.click("#set")
     page.wait_for_function("document.querySelectorAll('.timeline .stage-1 .steps i').length === 10")
@@ -390,7 +270,6 @@ def test_what_python_or_a_slider_sets_triggers_nothing(demo, page):
     assert heard(demo, page) == state((11, 9, 5), (0.2, 0.8, 0.65), touched=True), "moved from what Python set"
 
 
-@threaded
 def test_a_screen_reader_hears_steps_and_balances(page):
     names = ("aria-valuemin", "aria-valuenow", "aria-valuemax", "aria-valuetext", "aria-disabled")
 
@@ -408,7 +287,6 @@ def test_a_screen_reader_hears_steps_and_balances(page):
     assert read_out(edge(1))[3] == "Meaning: 1 step, Both: 8 steps"
 
 
-@threaded
 def test_a_run_fills_the_cells_and_holds_the_handles(demo, page):
     page.click("#run")
     page.wait_for_selector(".timeline[data-busy=true] .steps i.on >> nth=20")
@@ -421,7 +299,6 @@ def test_a_run_fills_the_cells_and_holds_the_handles(demo, page):
     assert page.locator(".timeline .steps i.on").count() == 0, "the run was of other steps than those shown now"
 
 
-@threaded
 def test_a_run_of_the_shown_steps_stays_filled_until_a_border_moves(page):
     page.click("#three")
     page.wait_for_selector(".timeline[data-busy=true]")
@@ -435,10 +312,9 @@ def test_a_run_of_the_shown_steps_stays_filled_until_a_border_moves(page):
     assert page.locator(".timeline .steps i.on").count() == 0
 
 
-@threaded
 def test_a_drag_outlives_what_comes_from_python(demo, page):
     pull(page, level(2), up=10, let_go=False)
-    assert balances(page) == (0, 0.7, 1)
+    page.wait_for_function("document.querySelectorAll('.timeline .chip')[1].textContent === '0.70'")
     page.evaluate("document.querySelector('#set').click()")
     page.wait_for_timeout(500)
     assert (shown(page), balances(page)) == (COUNTS, (0, 0.7, 1)), "a handle was taken out of the visitor's hand"
@@ -447,7 +323,6 @@ def test_a_drag_outlives_what_comes_from_python(demo, page):
     assert heard(demo, page) == state(COUNTS, (0, 0.7, 1)), "Python does not know what the page shows"
 
 
-@threaded
 def test_a_drag_ends_where_the_number_of_steps_changes(demo, page):
     pull(page, edge(1), right=2 * cell(page), let_go=False)
     page.evaluate("document.querySelector('#hundred').click()")
@@ -457,7 +332,6 @@ def test_a_drag_ends_where_the_number_of_steps_changes(demo, page):
     assert shown(page) == (16, 20, 64)
 
 
-@threaded
 def test_nothing_scrolls_sideways(page):
     page.click("#hundred")
     page.wait_for_function("document.querySelectorAll('.timeline .stage-1 .steps i').length === 16")

@@ -66,6 +66,32 @@ def test_all_together_are_bounded(begin):
     assert visits.newest("eve") is not None
 
 
+def size(visits):
+    return sum(visit.size for visit in visits._visits.values())
+
+
+def test_runs_that_grow_pass_the_bounds_by_one_run_at_most(request_for):
+    visits, most, longest = Visits(per_visitor=60_000, in_all=150_000), 0, 90_000
+    for turn in range(20):
+        name = "abcd"[turn % 4]
+        run = visits.begin(name, request_for(references=(random_picture(turn % 3),)), COUNTS, None, 0)
+        for _ in range(11 if turn % 2 else 3):  # some are stopped early, and none of those is finished
+            run.latents.append(torch.zeros(1, 8, 250))
+            run.frames.append("data:")
+            most = max(most, size(visits))
+        if turn % 2:
+            visits.finish(name, run, random_picture(turn), f"{turn}")
+    assert 150_000 < most <= 150_000 + longest, f"{most} bytes were kept at once"
+    visits.begin("e", request_for(), COUNTS, None, 0)
+    assert size(visits) <= 150_000
+
+
+def test_runs_share_their_references(request_for):
+    visits = Visits()
+    runs = [visits.begin("ann", request_for(references=(random_picture(0),)), COUNTS, None, 0) for _ in range(3)]
+    assert len({id(run.request.references[0]) for run in runs}) == 1, "each run holds a copy that nobody counts"
+
+
 def test_who_leaves_is_forgotten_even_in_the_middle_of_a_run(begin):
     visits = Visits()
     run = begin(visits, "ann")

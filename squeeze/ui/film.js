@@ -26,19 +26,20 @@ element.addEventListener('click', (event) => {
     const frame = event.target.closest('.frame');
     if (!frame) return;
     const again = frame === chosen();
-    for (const other of frames()) other.setAttribute('aria-pressed', String(other === frame && !again));
+    const held = again || 'end' in frame.dataset ? null : frame;
+    for (const other of frames()) other.setAttribute('aria-pressed', String(other === held));
     walk(frame);
     const run = element.querySelector('.film').dataset.run;
     trigger('pick', again ? {run, step: null} : {run, step: Number(frame.dataset.step)});
 });
 document.addEventListener('keydown', (event) => {
-    const steps = {ArrowLeft: -1, ArrowRight: 1, Home: -1000, End: 1000}[event.key];
-    const here = document.activeElement;
-    if (!steps || !element.isConnected || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (here !== document.body && !here.classList.contains('frame')) return;
+    const steps = {ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity}[event.key];
     const all = frames();
-    if (!all.length) return;
-    const from = here.classList.contains('frame') ? all.indexOf(here) : steps < 0 ? all.length : -1;
-    walk(all[Math.max(0, Math.min(all.length - 1, from + steps))]);
+    if (!steps || !all.length || !element.isConnected || event.ctrlKey || event.metaKey || event.altKey) return;
+    const from = all.indexOf(document.activeElement);
+    // with the focus nowhere the arrows enter the film; Home and End scroll the page, as everywhere
+    if (from < 0 && (document.activeElement !== document.body || !Number.isFinite(steps))) return;
+    const start = from >= 0 ? from : steps < 0 ? all.length : -1;
+    walk(all[Math.max(0, Math.min(all.length - 1, start + steps))]);
     event.preventDefault();
 });

@@ -24,12 +24,17 @@ def film(run: Run | None) -> str:
         stage = stage_of(step - 1, run.counts)
         label = texts.FRAME.format(step=step, steps=sum(run.counts), stage=texts.STAGES[stage][0])
         reach = 0 if step == 1 else -1
+        end = " data-end" if step == sum(run.counts) else ""  # nothing follows it that could branch off
         frames.append(
-            f'<button type="button" class="frame stage-{stage + 1}" data-step="{step}" aria-label="{label}" '
+            f'<button type="button" class="frame stage-{stage + 1}" data-step="{step}"{end} aria-label="{label}" '
             f'aria-pressed="false" title="{label}" tabindex="{reach}"><img src="{uri}" alt=""></button>'
         )
-    name = escape(run.id)
-    return f'<div class="film" data-run="{name}" role="group" aria-label="{texts.FILM}">{"".join(frames)}</div>'
+    # a finished run's film is new to the page, so nothing that was chosen while it was drawn looks chosen
+    name, done = escape(run.id), str(run.picture is not None).lower()
+    return (
+        f'<div class="film" data-run="{name}" data-done="{done}" role="group" aria-label="{texts.FILM}">'
+        f"{''.join(frames)}</div>"
+    )
 
 
 def history(recipes: Sequence[Mapping[str, Any]], thumbnails: Mapping[str, str]) -> str:

@@ -28,11 +28,11 @@ from ..events import Finished
 from ..images import open_picture
 from ..models.loading import Models
 from ..pipeline import Resume, branched, default_request, generate, plan
-from ..recipe import RecipeError, as_tuples, differences
-from ..request import Request, RequestError
+from ..recipe import RecipeError, differences
+from ..request import Request, RequestError, is_whole
 from . import recipes, texts, timeline, views
 from .check import check
-from .film import film, history
+from .film import film
 from .show import Parts, Shown, Visitor, begin, show, unchosen, written
 from .visits import Run, Visits
 
@@ -82,12 +82,14 @@ class Handlers:
                 raise RecipeError(texts.NO_RECIPE)
             found = self.find(recipe, reference, visitor)
             request = recipes.requested(recipe, self.models.profile, found[0])
+            theirs = {parts.recipe, *parts.forms.values()}
         except (RequestError, RecipeError) as error:
             yield {parts.status: views.status(str(error), "failed")}
             raise sentence(error) from error
         for changes in self.draw(request, parts, visitor):
-            made = changes.pop(parts.recipe, None)
-            if made is not None:
+            made = changes.get(parts.recipe)
+            if made is not None:  # the recipe on the page stays the one that was asked for
+                changes = {part: new for part, new in changes.items() if part not in theirs}
                 apart = differences(recipe, made)
                 same = made["picture"] == recipe["picture"]
                 line = " ".join([texts.IDENTICAL if same else texts.NOT_IDENTICAL, *apart])
@@ -100,7 +102,7 @@ class Handlers:
         """A run of its own, or a branch after `step` steps of `trunk`, once the device is free."""
         run = self.visits.begin(visitor.session, request, plan(self.models.profile, request)[1], trunk, step)
         resume = Resume(step=step, img=run.latents[step - 1]) if trunk else None
-        yield begin(run, parts)
+        yield begin(run, parts, trunk is not None)
         for waited in self.turn():
             yield {parts.status: views.status(texts.WAITING.format(seconds=waited), "busy")}
         try:
@@ -109,7 +111,7 @@ class Handlers:
         finally:
             self.device.release()
 
-    def call(
+    def generate(
         self, reference: Any, prompt: Any, stage_steps: Any = None, **asked: Any
     ) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
         """Draw the subject of a reference picture as a prompt asks for.
@@ -173,16 +175,16 @@ class Handlers:
 
     def pick(self, event: gr.EventData) -> tuple[str, str]:
         """The example that was clicked, and what the models get of it."""
-        index = event.index
-        if not isinstance(index, int) or not 0 <= index < len(self.examples) or not self.examples[index].is_file():
+        index = getattr(event, "index", None)
+        if not is_whole(index) or not 0 <= index < len(self.examples) or not self.examples[index].is_file():
             raise gr.Error(texts.GONE, print_exception=False)
         path = self.examples[index]
         return str(path), check(inspect(self.models, path))
 
     def choose(self, parts: Parts, run: Any, step: Any, session: str) -> Shown:
-        """A frame of the filmstrip was picked to branch from, or let go (`step` is null)."""
+        """A frame of the filmstrip was picked to branch from, or let go (`step` is null). Anything may be sent."""
         kept = self.visits.run(session, run) if isinstance(run, str) else None
-        if kept is None or not isinstance(step, int) or not 1 <= step <= len(kept.latents):
+        if kept is None or not is_whole(step) or not 1 <= step <= len(kept.latents):
             return unchosen(parts)
         left = kept.request.steps - step
         if left == 0:
@@ -193,14 +195,17 @@ class Handlers:
             parts.status: views.status(texts.CHOSEN.format(step=step, rest=left), "idle"),
         }
 
-    def stopped(self, parts: Parts, session: str) -> Shown:
-        """After Stop: the line says so, and what was drawn of the run can be branched from."""
-        return {parts.status: views.status(texts.STOPPED, "stopped"), parts.film: film(self.visits.newest(session))}
+    def newest(self, session: str) -> str:
+        """The id of a visitor's latest run, empty where there is none."""
+        run = self.visits.newest(session)
+        return run.id if run else ""
 
-    def greet(self, parts: Parts, past: Any, session: str) -> Shown:
-        """A page that opens: the history that its browser has kept."""
-        kept = recipes.remembered(past)
-        return {parts.history: history(kept, self.visits.thumbnails(session))}
+    def stopped(self, parts: Parts, before: str, session: str) -> Shown:
+        """After Stop: the line says so, and what was drawn of the run can be branched from. `before` is the id of the
+        run before the one that was stopped, which may not have begun."""
+        run = self.visits.newest(session)
+        shown = {parts.film: film(run)} if run is not None and run.id != before else {}
+        return {parts.status: views.status(texts.STOPPED, "stopped"), **shown}
 
     def find(self, recipe: dict[str, Any], reference: Any, visitor: Visitor) -> Any:
         """The recipe's reference and its path, see recipes.find_reference; raises RecipeError where it is not here."""
@@ -227,13 +232,13 @@ def path_of(sent: Any) -> str | None:
 
 
 def from_json(name: str, value: Any) -> Any:
-    """A field of Request from JSON: lists as tuples; in a field of whole numbers 25.0 as 25, since not all that send
-    JSON tell them apart; anything else as it is."""
-    if name in WHOLE and isinstance(value, list):
-        return tuple(from_json(name, one) for one in value)
+    """A field of Request from JSON: a list as a tuple, rows in it too; in a field of whole numbers 25.0 as 25, since
+    not all that send JSON tell them apart; anything else, lists nested deeper among it, as it is."""
+    if isinstance(value, list):
+        return tuple(tuple(one) if isinstance(one, list) else from_json(name, one) for one in value)
     if name in WHOLE and isinstance(value, float) and value.is_integer():
         return int(value)
-    return as_tuples(value)
+    return value
 
 
 def sentence(error: RequestError | RecipeError) -> gr.Error:

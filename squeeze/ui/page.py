@@ -21,9 +21,11 @@ from .theme import theme
 from .timeline import timeline
 from .wiring import DEVICE, LIGHT
 
+HERE = Path(__file__).parent
 EXAMPLES = ASSETS / "examples"
 WAITING_ROOM = 20  # visitors that may wait; the next one is told that the queue is full
 CACHE = (600, 3600)  # every ten minutes, uploads and pictures older than an hour are deleted
+NUMBER = {"type": "number"}
 
 PICK = """element.addEventListener('click', (click) => {
     const button = click.target.closest('button');
@@ -50,10 +52,10 @@ def build(models: Models) -> gr.Blocks:
             with gr.Accordion(texts.ABOUT_TITLE[profile.name], open=False, elem_id="about"):
                 gr.Markdown(texts.ABOUT[profile.name])
         form |= tuned | {"timeline": shown["timeline"]}
-        parts = Parts(**shown, **more, seed=form["seed"])
-        wiring.balance(handlers, form, preset, sliders)
+        parts = Parts(**shown, **more, steps=form["steps"], seed=form["seed"], preset=preset, sliders=sliders)
+        wiring.balance(handlers, form, parts)
         wiring.runs(handlers, form, parts, source, *buttons)
-        wiring.memory(handlers, form, parts, source, preset, sliders, looked)
+        wiring.memory(page, handlers, form, parts, source, looked)
         _api(handlers)
 
         def leave(request: gr.Request) -> None:
@@ -63,13 +65,15 @@ def build(models: Models) -> gr.Blocks:
     return page.queue(max_size=WAITING_ROOM)
 
 
-def launch(page: gr.Blocks, host: str, port: int) -> str:
-    """Starts to serve the page and gives its address. Uploads up to twice our own limit still get our own sentence."""
+def launch(page: gr.Blocks, host: str, port: int, *, mcp: bool = False) -> str:
+    """Starts to serve the page, with `mcp` also an MCP server of /generate, and gives the address. Uploads up to twice
+    our own limit still get our own sentence."""
     _, address, _ = page.launch(
         server_name=host, server_port=port, ssr_mode=False, run_history=False, footer_links=["api"],
-        share=False, quiet=True, prevent_thread_lock=True,
+        share=False, quiet=True, prevent_thread_lock=True, mcp_server=mcp,
         max_file_size=2 * MAX_BYTES, allowed_paths=[str(EXAMPLES)],
-        theme=theme(), css_paths=[Path(__file__).with_name(f"{name}.css") for name in ("style", "check", "film")],
+        theme=theme(), css_paths=[HERE / f"{name}.css" for name in ("style", "check", "film")],
+        js=(HERE / "keys.js").read_text(),
     )  # fmt: skip
     return address
 
@@ -78,7 +82,7 @@ def _ask(handlers: Handlers) -> tuple[dict[str, Any], tuple[gr.Button, gr.Button
     """Subject and what the models get of it, prompt, and the buttons that start and stop."""
     with gr.Row(elem_id="subject"):
         reference = gr.Image(
-            label="Subject", type="filepath", image_mode=None, format="png", sources=["upload", "webcam", "clipboard"],
+            label="Subject", type="filepath", image_mode=None, format="png", sources=["upload", "clipboard"],
             placeholder=texts.UPLOAD, buttons=[], elem_id="reference", alt_text="The subject you gave",
         )  # fmt: skip
         reference.data_model = Sent
@@ -106,13 +110,13 @@ def _result(models: Models) -> dict[str, Any]:
         view = gr.HTML(views.empty(), elem_id="view", padding=False, apply_default_css=False)
         kept = gr.HTML(views.kept((None, None, None)), elem_id="kept", padding=False, apply_default_css=False)
     control = timeline(counts, models.profile.balance)
+    strip = gr.HTML(
+        film(None), js_on_load=LISTENERS.read_text(), elem_id="film", padding=False, apply_default_css=False
+    )
     with gr.Row(elem_id="foot"):
         status = gr.HTML(views.status(texts.READY, "idle"), elem_id="status", padding=False, apply_default_css=False)
         branch = gr.Button(texts.BRANCH, interactive=False, elem_id="branch", min_width=0, size="sm")
         download = gr.DownloadButton("Download PNG", interactive=False, elem_id="download", min_width=0, size="sm")
-    strip = gr.HTML(
-        film(None), js_on_load=LISTENERS.read_text(), elem_id="film", padding=False, apply_default_css=False
-    )
     return {
         "view": view, "kept": kept, "timeline": control, "status": status, "download": download, "film": strip,
         "branch": branch, "chosen": gr.State(),
@@ -163,10 +167,12 @@ def _more() -> tuple[dict[str, Any], dict[str, Any]]:
         strip = gr.HTML(history([], {}), js_on_load=PICK, elem_id="history", padding=False, apply_default_css=False)
         clear = gr.Button("Clear history", size="sm", elem_id="clear", min_width=0)
     with gr.Tab("Compare", elem_id="tab-compare"):
+        _said(texts.NO_COMPARE)
         compare = gr.ImageSlider(
-            label="The picture before, and the latest", format="png", interactive=False, elem_id="compare",
-            buttons=[], max_height=640,
-        )  # fmt: skip
+            show_label=False, format="png", interactive=False, elem_id="compare", buttons=[], max_height=560
+        )
+        sides = "".join(f"<span>{side}</span>" for side in texts.COMPARE)
+        gr.HTML(f'<p class="sides">{sides}</p>', padding=False, apply_default_css=False)
     with gr.Tab("Recipe", elem_id="tab-recipe"), gr.Row(elem_id="recipe"):
         with gr.Column(min_width=0):
             file = gr.File(label=texts.RECIPE_FILE, type="filepath", height=110, elem_id="recipe-file")
@@ -174,16 +180,31 @@ def _more() -> tuple[dict[str, Any], dict[str, Any]]:
             text = gr.Textbox(label=texts.RECIPE_TEXT, lines=3, max_lines=6, elem_id="recipe-text")
             with gr.Row(elem_id="recipe-go"):
                 use = gr.Button("Use this recipe", size="sm", elem_id="use-recipe", min_width=0)
-                verify = gr.Button("Run again and verify", size="sm", elem_id="verify", min_width=0)
         with gr.Column(min_width=0, elem_id="forms"):
+            _said(texts.NO_FORMS)
             forms = {
                 name: gr.Textbox(
-                    label=label, interactive=False, lines=2, max_lines=6, buttons=["copy"], elem_id=f"recipe-{name}"
+                    label=label, interactive=False, lines=2, max_lines=6, buttons=["copy"], elem_id=f"recipe-{name}",
+                    placeholder=texts.NO_FORMS,  # while it shows, style.css hides the forms
                 )
                 for name, label in texts.RECIPE_FORMS
-            }
-    parts = {"history": strip, "past": past, "compare": compare, "recipe": gr.State(), "forms": forms}
-    return parts, {"file": file, "text": text, "use": use, "verify": verify, "clear": clear}
+            }  # fmt: skip
+            verify = gr.Button("Run again and verify", size="sm", elem_id="verify", min_width=0)
+    parts = {"compare": compare, "recipe": gr.State(), "forms": forms}
+    source = {"file": file, "text": text, "use": use, "verify": verify}
+    return parts, source | {"past": past, "history": strip, "clear": clear}
+
+
+def _said(sentence: str) -> None:
+    """What an empty place says of itself."""
+    gr.HTML(f'<p class="none">{sentence}</p>', padding=False, apply_default_css=False)
+
+
+def _listed(items: dict[str, Any], value: Any = None, *, label: str) -> gr.JSON:
+    """A JSON field that is a list of `items`. Gradio says of any JSON that its type is {}, which is no JSON schema."""
+    field = gr.JSON(value, label=label)  # of no class of our own, whose files gradio would look for
+    field.api_info = lambda: {"type": "array", "items": items}
+    return field
 
 
 def _api(handlers: Handlers) -> None:
@@ -195,20 +216,22 @@ def _api(handlers: Handlers) -> None:
         fields = {
             "reference": reference,
             "prompt": gr.Textbox(label="Prompt"),
-            "balance": gr.JSON(list(profile.balance), label="Balance of the three stages"),
+            "balance": _listed(NUMBER, list(profile.balance), label="Balance of the three stages"),
             "steps": gr.Number(profile.steps, label="Steps"),
             "cfg": gr.Number(profile.cfg, label="CFG, 1 = off"),
             "seed": gr.Number(0, label="Seed"),
-            "stage_steps": gr.JSON(label="Steps of the three stages, null = from the profile's borders"),
+            "stage_steps": _listed(NUMBER, label="Steps of the three stages, null = from the profile's borders"),
             "guidance": gr.Number(profile.guidance, label="Embedded guidance, where the model has it"),
             "height": gr.Number(profile.size, label="Height in pixels"),
             "width": gr.Number(profile.size, label="Width in pixels"),
             "uncond": gr.Textbox(profile.uncond, label="What CFG sees without the prompt: lean or full"),
             "late_text": gr.Textbox(profile.late_text, label="The prompt's words where the balance is 1: drop or keep"),
-            "earlier": gr.JSON([], label="Of a branched run: rows of steps and balances that held up to there"),
+            "earlier": _listed(
+                {"type": "array", "items": NUMBER}, [], label="Of a branched run: steps and balances before each branch"
+            ),
         }
         outputs = [gr.File(label="PNG"), gr.JSON(label="Recipe")]
         gr.Button().click(
-            handlers.call, inputs_kwargs=fields, outputs=outputs, api_name="generate", api_visibility="public",
+            handlers.generate, inputs_kwargs=fields, outputs=outputs, api_name="generate", api_visibility="public",
             preprocess=False, **DEVICE,
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from PIL import Image
 from ..images import content_hash, open_picture
 from ..models.profiles import Profile
 from ..pipeline import default_request, plan
-from ..recipe import RecipeError, asked, checked, from_text, read_file
-from ..recipe_forms import from_query, to_client, to_command, to_query
-from ..request import Request, RequestError
+from ..recipe import RecipeError, asked, from_text
+from ..recipe_forms import to_client, to_command, to_query
+from ..request import Request, RequestError, is_whole
 from . import texts
-from .timeline import state
 from .visits import Visits
 
+REMEMBERED = 24  # recipes of a visitor's history
+MOST_READ = 2 * REMEMBERED  # entries of what a browser claims to be one
 FORMS = ("link", "command", "client", "json")
 PLACEHOLDER = "reference.png"
 
@@ -35,27 +37,28 @@ def forms(recipe: dict[str, Any], page: str, parts: Mapping[str, gr.Textbox]) ->
     return {parts[name]: shown[name] for name in FORMS}
 
 
-def loaded(path: str | None, text: Any, query: Mapping[str, str] | None = None) -> dict[str, Any] | None:
-    """The recipe in a file, a text or a link's parameters, whichever is given; None where a link holds none. Raises
-    RecipeError."""
-    if query is not None:
-        return from_query(query)
-    if path is not None:
-        return read_file(Path(path))
+def from_paste(text: Any) -> dict[str, Any]:
+    """The recipe in a pasted text; raises RecipeError."""
     if not isinstance(text, str) or not text.strip():
         raise RecipeError(texts.NO_RECIPE)
     return from_text(text.strip())
 
 
+def from_past(past: Any, index: Any) -> dict[str, Any]:
+    """An entry of a browser's history; raises RecipeError."""
+    kept = remembered(past)
+    if not is_whole(index) or not 0 <= index < len(kept):
+        raise RecipeError(texts.NO_RECIPE)
+    return kept[index]
+
+
 def remembered(past: Any) -> list[dict[str, Any]]:
-    """A browser's history without what is no recipe."""
+    """The newest REMEMBERED recipes of a browser's history, without what is no recipe: anything may stand there."""
     kept = []
-    for recipe in past if isinstance(past, list) else []:
-        try:
-            kept.append(checked(recipe, "recipe") if isinstance(recipe, dict) else None)
-        except RecipeError:
-            continue
-    return [recipe for recipe in kept if recipe is not None]
+    for recipe in past[:MOST_READ] if isinstance(past, list) else []:
+        with suppress(RecipeError, RecursionError):
+            kept.append(from_text(json.dumps(recipe)))
+    return kept[:REMEMBERED]
 
 
 def requested(recipe: dict[str, Any], profile: Profile, reference: Image.Image) -> Request:
@@ -84,8 +87,6 @@ def find_reference(
     return (kept, None) if kept else None
 
 
-def timeline_state(request: Request, profile: Profile) -> dict[str, Any]:
-    """The timeline's value for a request: its borders count as set by hand where the thresholds give others."""
-    counts = plan(profile, request)[1]
-    automatic = plan(profile, default_request(profile, prompt="", references=(), steps=request.steps))[1]
-    return state(counts, request.balance, touched=counts != automatic, earlier=request.earlier)
+def automatic(profile: Profile, steps: int) -> tuple[int, int, int]:
+    """The whole steps of each stage where nobody moved the borders."""
+    return plan(profile, default_request(profile, prompt="", references=(), steps=steps))[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,61 +17,75 @@ from ..balance import PRESETS
 from ..checks import near_copy
 from ..events import Encoded, Event, Finished, StepDone
 from ..recipe import Made, write_png
+from ..request import Request
 from . import recipes, texts, views
-from .film import film, history
+from .film import film
 from .timeline import progress, state
 from .visits import Run, Visits
-
-REMEMBERED = 24  # recipes of a visitor's history
 
 Shown = dict[Any, Any]  # component -> its new value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The components a run writes to. `chosen` holds the frame to branch from, `past` the recipes of the history,
-    `recipe` the one that the recipe's `forms` show."""
+    """The components a run writes to. `sliders` are the stages' balances, `chosen` holds the frame to branch from,
+    `recipe` what the recipe's `forms` show."""
 
     view: gr.HTML
     kept: gr.HTML
     timeline: gr.HTML
     status: gr.HTML
     download: gr.DownloadButton
+    steps: gr.Slider
     seed: gr.Number
+    preset: gr.Radio
+    sliders: list[gr.Slider]
     film: gr.HTML
     branch: gr.Button
     chosen: gr.State
-    history: gr.HTML
-    past: gr.BrowserState
     compare: gr.ImageSlider
     recipe: gr.State
     forms: dict[str, gr.Textbox]
 
     def all(self) -> list[Any]:
         """Every component, for `outputs`."""
-        return [part for name, part in vars(self).items() if name != "forms"] + list(self.forms.values())
+        single = [part for name, part in vars(self).items() if name not in ("forms", "sliders")]
+        return [*single, *self.sliders, *self.forms.values()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Visitor:
-    """Whose run it is. `session` is that of the open page, `page` its address; `past` are the recipes of the history,
-    the newest first."""
+    """Whose run it is. `session` is that of the open page, `page` its address."""
 
     session: str
     page: str
-    past: list[dict[str, Any]]
 
 
-def begin(run: Run, parts: Parts) -> Shown:
-    """What changes as soon as a run is asked for."""
-    return {
+def begin(run: Run, parts: Parts, branched: bool) -> Shown:
+    """What changes as soon as a run is asked for. A branch puts the controls to its own steps and balances, with what
+    held before it, so that Generate draws it again; any other run was asked for with the controls as they are."""
+    own = controls(run.request, run.counts, parts) if branched else {}
+    return own | {
         parts.status: views.status(texts.READING, "busy"),
         parts.kept: views.kept((None, None, None)),
         parts.seed: run.request.seed,
         parts.download: gr.DownloadButton(interactive=False),
-        parts.timeline: progress(run.counts, len(run.frames)),
+        parts.timeline: {**progress(run.counts, len(run.frames)), **own.get(parts.timeline, {})},
+        parts.film: film(run),
         **unchosen(parts),
     }
+
+
+def controls(request: Request, counts: Sequence[int], parts: Parts, *, moved: bool | None = None) -> Shown:
+    """Steps, timeline, sliders and preset as a request has them; `moved` whether its borders count as moved by hand,
+    None = where it names their steps."""
+    touched = request.stage_steps is not None if moved is None else moved
+    named = next((name for name, balance in PRESETS.items() if balance == request.balance), texts.CUSTOM)
+    value = state(counts, request.balance, touched=touched, earlier=request.earlier)
+    return {
+        parts.timeline: gr.update(value=value), parts.steps: request.steps, parts.preset: named,
+        **dict(zip(parts.sliders, request.balance, strict=True)),
+    }  # fmt: skip
 
 
 def unchosen(parts: Parts) -> Shown:
@@ -117,25 +131,16 @@ def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, pa
                 ends[max(stage for stage, count in enumerate(counts) if count)] = uri
                 before = visits.newest_picture(visitor.session)
                 visits.finish(visitor.session, run, event.image, event.recipe["picture"])
-                past = [event.recipe, *visitor.past][:REMEMBERED]
                 yield {
                     parts.view: views.picture(uri, f"The finished picture: {run.request.prompt}", "done"),
                     parts.kept: views.kept(ends),
                     parts.status: views.status(closing_line(event, run), "done", unknown),
                     parts.download: gr.DownloadButton(value=str(made.path), interactive=True),
-                    parts.timeline: gr.update(value=settled(run)),
-                    parts.past: past,
-                    parts.history: history(past, visits.thumbnails(visitor.session)),
-                    parts.compare: (before or event.image, event.image),
+                    parts.film: film(run),
+                    parts.compare: (before, event.image) if before else gr.skip(),
                     parts.recipe: event.recipe,
                     **recipes.forms(event.recipe, visitor.page, parts.forms),
                 }
-
-
-def settled(run: Run) -> dict[str, Any]:
-    """The timeline's value that draws the run again."""
-    request = run.request
-    return state(run.counts, request.balance, touched=request.stage_steps is not None, earlier=request.earlier)
 
 
 def closing_line(event: Finished, run: Run) -> str:

@@ -16,14 +16,14 @@ CUSTOM = "custom"  # what the preset row says when the sliders match no preset
 
 PROMPTS: dict[str, tuple[str, ...]] = {
     "plush": (
-        "on the beach, facing left, with a red hat",
-        "in the snow, seen from behind",
-        "in the city at night, with a hat of its own colour",
-        "on the sea, far away, without a hat",
+        "on the beach, with a red hat",
+        "in the forest, close up",
+        "with a hat of its own colour",
+        "in the snow, facing away",
     ),
 }
 PLACEHOLDER = "Where should it be? Which way does it face? What does it wear?"
-UPLOAD = "Drop, paste\nor click"
+UPLOAD = "Drop a picture\nor click"
 
 EMPTY = "Pick a toy, say where it should be, and watch it appear."
 READY = "Ready when you are."
@@ -38,14 +38,17 @@ GONE = "The example is gone from the folder. Reload the page."
 
 FILM = "Every step of the run"
 FRAME = "Step {step} of {steps}, {stage}"
-NO_FILM = "Each step of a run is kept here. Point at one to see it, choose one to branch from."
+NO_FILM = "Every step of a run appears here: point at one to see it, choose one to branch from."
 BRANCH = "Branch"
 BRANCH_FROM = "Branch after step {step}"
-CHOSEN = "Set the balance of what follows, then branch: steps 1 to {step} stay, the other {rest} are drawn anew."
+CHOSEN = "Steps 1 to {step} stay. Set the balance of the {rest} that follow, then branch."
 LAST_STEP = "Nothing follows the last step. Choose an earlier one to branch from."
+COMPARE = ("The picture before", "The latest")
+NO_COMPARE = "Two pictures are compared here: the latest, and the one before it."
 RECIPE_FILE = "A PNG of ours, or a recipe as JSON"
 RECIPE_TEXT = "Or paste a recipe's JSON"
 RECIPE_FORMS = (("link", "Link"), ("command", "Command line"), ("client", "Python"), ("json", "JSON"))
+NO_FORMS = "The recipe of the latest picture stands here: as a link, a command, Python and JSON."
 NO_RECIPE = "There is no recipe. Drop a PNG or JSON file, paste a recipe's JSON, or generate a picture first."
 OTHER_PROFILE = "This recipe is of profile {theirs}; this page runs {ours}. Start it with --profile {theirs}."
 NO_REFERENCE = "The settings are back, but not the subject: give the picture with the content hash {digest}."

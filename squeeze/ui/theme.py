@@ -34,7 +34,7 @@ COLOURS: dict[str, tuple[str, str]] = {  # variable: (light, dark)
     "input_background_fill_focus": ("#ffffff", "#1f1c19"),
     "input_border_color": ("#dcd6cb", "#3d3831"),
     "input_border_color_focus": ("#211d1a", "#f2ede5"),
-    "input_placeholder_color": ("#8a8277", "#857d72"),
+    "input_placeholder_color": ("#736b61", "#968d82"),
     "button_primary_background_fill": ("#211d1a", "#f2ede5"),
     "button_primary_background_fill_hover": ("#3a342f", "#ffffff"),
     "button_primary_text_color": ("#faf8f4", "#161412"),

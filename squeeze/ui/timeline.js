@@ -54,7 +54,7 @@ function draw() {
   numbers[3].textContent = total;
   root.querySelector('.unit').textContent = total === 1 ? 'step' : 'steps';
   const at = (now.earlier ?? []).map(([step]) => step);
-  root.querySelector('.branch').textContent = at.length ? `· branched after step ${at.join(', ')}` : '';
+  root.querySelector('.branch').textContent = at.length ? `· branched at ${at.join(', ')}` : '';
   root.classList.toggle('touched', now.touched);
   root.dataset.busy = props.busy;
   root.classList.toggle('held', held !== null);

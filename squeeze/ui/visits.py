@@ -1,7 +1,9 @@
 """What is remembered of each visitor while the page is open: runs to branch from, references, thumbnails.
 
-Everything is bounded: by bytes for each visitor and in all, the least recently used going first. Nothing here is on
-disk, and nobody gets at another's: a visitor is known by the session of one open page (one tab, until it is reloaded).
+Everything is bounded: by bytes for each visitor and in all, the least recently used going first. A run grows while it
+is drawn and is counted at the next change; the device draws one at a time, so the bounds are passed by one run at most.
+Nothing here is on disk, and nobody gets at another's: a visitor is known by the session of one open page (one tab,
+until it is reloaded).
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from PIL import Image
@@ -75,29 +76,31 @@ class Visits:
 
     def begin(self, session: str, request: Request, counts: tuple[int, int, int], trunk: Run | None, step: int) -> Run:
         """A new run of a visitor, with the first `step` steps of `trunk` where it branches from one."""
-        run = Run(id=secrets.token_urlsafe(9), request=request, counts=counts)
-        if trunk is not None:
-            run = replace(run, latents=trunk.latents[:step], frames=trunk.frames[:step])
-
-        def add(visit: Visit) -> None:
-            visit.runs[run.id] = run
-            for picture in request.references:
-                digest = content_hash(picture)
-                visit.references[digest] = picture
+        digests = [content_hash(picture) for picture in request.references]
+        with self._lock:
+            visit = self._visits.setdefault(session, Visit())
+            # every upload is opened anew: runs share one copy, or each would hold megabytes that nobody counts
+            shared = [
+                visit.references.setdefault(digest, picture)
+                for digest, picture in zip(digests, request.references, strict=True)
+            ]
+            for digest in digests:
                 visit.references.move_to_end(digest)
-
-        self._change(session, add)
+            run = Run(
+                id=secrets.token_urlsafe(9), request=replace(request, references=tuple(shared)), counts=counts,
+                latents=trunk.latents[:step] if trunk else [], frames=trunk.frames[:step] if trunk else [],
+            )  # fmt: skip
+            visit.runs[run.id] = run
+            self._bound(session, visit)
         return run
 
     def finish(self, session: str, run: Run, picture: Image.Image, digest: str) -> None:
         """Keeps a finished run's picture and a thumbnail of it; `digest` is the picture's content hash."""
-
-        def add(visit: Visit) -> None:
-            run.picture = picture
-            visit.thumbnails[digest] = jpeg_uri(picture, THUMBNAIL)
-
-        if session in self._visits:  # else the visitor has left while it was drawn
-            self._change(session, add)
+        run.picture, thumbnail = picture, jpeg_uri(picture, THUMBNAIL)
+        with self._lock:
+            if visit := self._visits.get(session):  # else the visitor has left while it was drawn
+                visit.thumbnails[digest] = thumbnail
+                self._bound(session, visit)
 
     def run(self, session: str, name: str) -> Run | None:
         """A run by its id, if this visitor has it still."""
@@ -135,14 +138,12 @@ class Visits:
         with self._lock:
             self._visits.pop(session, None)
 
-    def _change(self, session: str, change: Callable[[Visit], None]) -> None:
-        with self._lock:
-            visit = self._visits.setdefault(session, Visit())
-            self._visits.move_to_end(session)
-            change(visit)
-            visit.shrink(self._per_visitor)
-            while len(self._visits) > 1 and sum(one.size for one in self._visits.values()) > self._in_all:
-                self._visits.popitem(last=False)
+    def _bound(self, session: str, visit: Visit) -> None:
+        """After a change of a visit, with the lock held."""
+        self._visits.move_to_end(session)
+        visit.shrink(self._per_visitor)
+        while len(self._visits) > 1 and sum(one.size for one in self._visits.values()) > self._in_all:
+            self._visits.popitem(last=False)
 
 
 def _bytes(picture: Image.Image) -> int:

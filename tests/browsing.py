@@ -1,0 +1,155 @@
+"""What a visitor does on the page in a real browser, and pictures to upload; the fixtures are in conftest.py."""
+
+import io
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from squeeze.models.profiles import ASSETS
+
+EXAMPLE = min((ASSETS / "examples").glob("*.png"))
+ENDED = '.status:not([data-old]):is([data-state="done"], [data-state="failed"])'
+SLOW = 30_000  # milliseconds until a wait is a failure; a busy machine needs seconds
+
+
+def opened(address, context):
+    page = context.new_page()
+    page.set_default_timeout(SLOW)
+    page.written = []  # what the browser's console complains of
+    page.on("console", lambda said: page.written.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: page.written.append(str(error)))
+    page.goto(address)
+    alive(page)
+    return page
+
+
+def alive(page):
+    """Until the page is ready for a visitor."""
+    page.wait_for_selector("#generate")
+    page.wait_for_selector("#preset label.selected")  # the last part to come alive
+
+
+def reload(page):
+    """The page anew, as another visit; gradio complains of the stream that ends with the old one."""
+    page.reload()
+    alive(page)
+    ends = ("AbortError", "Connection errored out")
+    page.written[:] = [text for text in page.written if not any(end in text for end in ends)]
+
+
+def pick(page):
+    page.click("#examples button >> nth=0")
+    page.wait_for_selector("#reference img")
+
+
+def ask(page, prompt="in the snow, seen from behind", steps=None):
+    """Fills in a whole request."""
+    pick(page)
+    page.fill("#prompt textarea", prompt)
+    if steps:
+        set_steps(page, steps)
+
+
+def set_steps(page, steps):
+    """Opens Advanced where it is closed. A slider that has just appeared may take its old value back: look, repeat."""
+    if not page.is_visible("#steps"):
+        page.click("#advanced > button")
+    for _ in range(50):
+        page.fill("#steps input[type=number]", str(steps))
+        page.keyboard.press("Tab")
+        page.wait_for_timeout(50)
+        if page.input_value("#steps input[type=range]") == str(steps):
+            return
+    pytest.fail(f"the steps slider does not take {steps}")
+
+
+def start(page, button="#generate"):
+    """Presses it; what the status line says of the run before is marked as old."""
+    page.evaluate("document.querySelector('.status').dataset.old = true")
+    page.click(button)
+
+
+def drawn(page):
+    """One whole run; the source of its picture."""
+    start(page)
+    said = ended(page)
+    assert said.startswith("Done in"), f"the run ended with: {said}"
+    return page.get_attribute(".view img", "src")
+
+
+def filled(page, steps):
+    """Waits until a run has done so many steps."""
+    page.wait_for_selector(f".timeline[data-busy=true] .steps i.on >> nth={steps - 1}", state="attached")
+
+
+def ended(page):
+    """The status line after the run."""
+    page.wait_for_selector(ENDED)
+    page.wait_for_selector("#generate:enabled")
+    return line(page)
+
+
+def line(page):
+    return page.inner_text("#status .line")
+
+
+def sliders(page):
+    """The balances, as the sliders show them."""
+    return tuple(float(page.input_value(f"#balance-{stage} input[type=number]")) for stage in (1, 2, 3))
+
+
+def chosen(page):
+    return page.inner_text("#preset label.selected")
+
+
+def cells(page):
+    """The steps of the stages, as the timeline shows them."""
+    return tuple(page.locator(f".timeline .stage-{stage} .steps i").count() for stage in (1, 2, 3))
+
+
+def chips(page):
+    """The balances, as the timeline shows them."""
+    return tuple(float(text) for text in page.locator(".timeline .chip").all_text_contents())
+
+
+def tab(page, name):
+    page.click(f"#more [role=tab]:has-text('{name}')")
+
+
+def shown_recipe(page):
+    """The recipe under the tab Recipe."""
+    tab(page, "Recipe")
+    return json.loads(page.input_value("#recipe-json textarea"))
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def png(width, height, body):
+    """A PNG of one bit per pixel around a compressed body."""
+
+    def chunk(kind, inside):
+        return struct.pack(">I", len(inside)) + kind + inside + struct.pack(">I", zlib.crc32(kind + inside))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def bomb():
+    """30,000 x 30,000 pixels in half a megabyte."""
+    packer, rows = zlib.compressobj(1), bytes(3751 * 1000)
+    return png(30_000, 30_000, b"".join(packer.compress(rows) for _ in range(30)) + packer.flush())
+
+
+def noise(mode="RGB"):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 120, 3), dtype=np.uint8)).convert(mode)
+
+
+def saved(picture, kind, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -1,0 +1,148 @@
+"""The API of a running page, as scripts call it."""
+
+import json
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from browsing import EXAMPLE
+
+from squeeze.models.profiles import ASSETS, PROFILES
+from squeeze.recipe import read_png, to_text
+from squeeze.recipe_forms import to_client
+
+PROFILE = PROFILES["plush"]
+
+
+def caller(server):
+    """A visitor of the API: calls /generate as a script does."""
+    from gradio_client import Client, handle_file
+
+    client = Client(server, verbose=False)
+
+    def generate(**changed):
+        asked = {"prompt": "in the snow", "balance": [0, 0.5, 1], "steps": 4, "cfg": 2.5, "seed": 1}
+        reference = handle_file(EXAMPLE)
+        return client.predict(**{"reference": reference} | asked | changed, api_name="/generate")
+
+    return generate
+
+
+@pytest.fixture(scope="session")
+def call(server):
+    return caller(server)
+
+
+def test_the_api_gives_a_picture_and_its_recipe(call):
+    path, recipe = call(seed=2**53 - 1, cfg=1)
+    assert read_png(Path(path)) == recipe, "the PNG's recipe is not the one that was returned"
+    assert (recipe["seed"], recipe["steps"], recipe["balance"]) == (2**53 - 1, 4, [0, 0.5, 1])
+
+
+def test_the_api_takes_every_option_and_null(server, call):
+    options = {
+        "balance": [0.1, 1, 1.0], "steps": 5, "stage_steps": [0, 3, 2], "cfg": 1 + 1e-7, "guidance": 0.1 + 0.2,
+        "uncond": "full", "late_text": "keep", "height": 64, "width": 64,
+    }  # fmt: skip
+    path, recipe = call(**options)
+    assert {key: recipe[key] for key in options} == options
+    again = {}
+    exec(to_client(recipe, server, str(EXAMPLE)), again)
+    assert to_text(again["recipe"]) == to_text(recipe), "the client code of a recipe gave another"
+    assert Path(again["picture"]).read_bytes() == Path(path).read_bytes()
+    nothing = dict.fromkeys([*options, "seed"])
+    assert call(**nothing)[1]["steps"] == PROFILE.steps
+    assert call(steps=4.0, stage_steps=[1.0, 1.0, 2.0])[1]["stage_steps"] == [1, 1, 2]
+
+
+def test_visitors_at_once_get_what_they_get_alone(server, call):
+    asked = [
+        {"prompt": p, "seed": s, "steps": 12} for p, s in (("on the beach", 3), ("in the snow", 4), ("in a room", 5))
+    ]
+    alone = [Path(call(**one)[0]).read_bytes() for one in asked]
+    visitors = [caller(server) for _ in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        paths = pool.map(lambda visitor, one: visitor(**one)[0], visitors, asked)
+        together = [Path(path).read_bytes() for path in paths]
+    assert len(set(alone)) == len(asked)
+    assert alone == together, "a visitor's picture changed because others were there"
+
+
+BAD = [
+    ({"steps": 0}, "Steps must be a whole number from 1 to 100, not 0"),
+    ({"steps": 1_000_000}, "not 1000000"),
+    ({"steps": "many"}, "not many"),
+    ({"balance": [0, 2, 1]}, "The balance of stage 2"),
+    ({"balance": 2}, "three numbers"),
+    ({"balance": [0, 1]}, "three numbers"),
+    ({"seed": 2**70}, "The seed must be a whole number"),
+    ({"cfg": 0}, "CFG must be a number"),
+    ({"cfg": "much"}, "CFG must be a number"),
+    ({"guidance": -1}, "Guidance must be a number"),
+    ({"stage_steps": [1, 1, 1]}, "three whole numbers that add up to 4"),
+    ({"stage_steps": "1,1,2"}, "three whole numbers that add up to 4"),
+    ({"stage_steps": [1, 1.5, 1.5]}, "three whole numbers that add up to 4"),
+    ({"stage_steps": json.loads("[" * 500 + "]" * 500)}, "three whole numbers that add up to 4"),
+    ({"height": 65}, "Height must be a multiple of 16"),
+    ({"width": "wide"}, "Width must be a multiple of 16"),
+    ({"uncond": "none"}, "uncond must be one of lean or full"),
+    ({"late_text": ["drop"]}, "late_text must be one of drop or keep"),
+    ({"prompt": "a" * 10_000}, "The prompt has 10,000 characters"),
+    ({"prompt": ""}, "The prompt is empty"),
+    ({"reference": None}, "no picture of the subject"),
+    ({"reference": "a bear"}, "no picture of the subject"),
+]
+
+
+@pytest.mark.parametrize(("changed", "said"), BAD, ids=lambda value: str(value)[:30])
+def test_bad_api_values_get_a_sentence(call, changed, said):
+    from gradio_client.exceptions import AppError
+
+    with pytest.raises(AppError) as error:
+        call(**changed)
+    assert said in str(error.value), f"{changed}: {error.value}"
+
+
+def uploaded(server):
+    """The path of the example in the server's upload folder."""
+    form = b'--squeeze\r\nContent-Disposition: form-data; name="files"; filename="toy.png"\r\n\r\n'
+    sent = urllib.request.Request(f"{server}/gradio_api/upload", form + EXAMPLE.read_bytes() + b"\r\n--squeeze--\r\n")
+    sent.add_header("Content-Type", "multipart/form-data; boundary=squeeze")
+    with urllib.request.urlopen(sent) as answer:
+        return json.load(answer)[0]
+
+
+def heard(server, **asked):
+    """What is heard of a call as curl makes it, JSON with NaN included; `asked` are arguments of /generate."""
+    address = f"{server}/gradio_api/call/v2/generate"
+    body = json.dumps({"prompt": "in the snow", "steps": 4} | asked).encode()
+    with urllib.request.urlopen(urllib.request.Request(address, body, {"Content-Type": "application/json"})) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{address}/{event}") as answer:
+        return answer.read().decode()
+
+
+def test_a_call_without_the_client(server, call):
+    """As the README shows it; a value that only sloppy JSON can carry gets a sentence, and the next request works."""
+    file = {"path": uploaded(server), "meta": {"_type": "gradio.FileData"}}
+    assert "event: complete" in heard(server, reference=file)
+    assert "The balance of stage 2" in heard(server, reference=file, balance=[0, float("nan"), 1])
+    assert "CFG must be" in heard(server, reference=file, cfg=float("nan"))
+    call()
+
+
+def test_a_file_of_the_server_is_no_upload(server):
+    for path in (EXAMPLE, ASSETS / "readme" / "page.png", "/etc/passwd"):
+        assert "no picture of the subject" in heard(server, reference={"path": str(path)}), f"the server opened {path}"
+
+
+def test_twenty_visitors_at_once(server, call):
+    asked = [{"prompt": f"in the snow, {seed}", "seed": seed, "steps": 2} for seed in range(20)]
+    alone = [Path(call(**one)[0]).read_bytes() for one in asked]
+    visitors = [caller(server) for _ in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        paths = pool.map(lambda visitor, one: visitor(**one)[0], visitors, asked)
+        together = [Path(path).read_bytes() for path in paths]
+    assert len(set(alone)) == len(asked)
+    assert alone == together, "a visitor's picture changed because others were there"

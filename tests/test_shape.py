@@ -1,0 +1,168 @@
+"""The shape of the page in a real browser: accessible in every state, light and dark, on every width; nothing moves
+while a picture is drawn; the keyboard is enough."""
+
+from pathlib import Path
+
+import axe_playwright_python
+import pytest
+from browsing import ask, drawn, ended, filled, line, pick, set_steps, start, tab
+
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
+THEIRS = {  # (rule, part of the selector) that gradio writes and no parameter, style or short script can set right
+    ("nested-interactive", ".toast-header"): "a toast's head folds it, and holds the button that closes it",
+}
+OPAQUE = "function all(e) { return !e || getComputedStyle(e).opacity === '1' && all(e.parentElement) }"
+WIDTHS = (390, 768, 1280, 1440, 2560)
+PARTS = ("#ask", "#generate", "#view", "#kept", "#timeline", "#film", "#foot", "#branch", "#download", "#tune", "#more")
+
+
+@pytest.fixture
+def still(page):
+    """A page with axe and without transitions: a colour that is on its way has any contrast."""
+    page.emulate_media(reduced_motion="reduce")
+    page.evaluate(AXE)
+    return page
+
+
+def look(page, state, modes=("light", "dark")):
+    """What axe says of the page as it stands, as sentences."""
+    said = []
+    for mode in modes:
+        page.emulate_media(color_scheme=mode)
+        page.wait_for_selector("body.dark" if mode == "dark" else "body:not(.dark)")
+        options = {"runOnly": LEVELS, "resultTypes": ["violations"]}
+        for rule in page.evaluate("options => axe.run(document, options)", options)["violations"]:
+            for node in rule["nodes"]:
+                where = " ".join(map(str, node["target"]))
+                if not any(rule["id"] == name and part in where for name, part in THEIRS):
+                    said.append(f"{state}, {mode}: {rule['id']} at {where}: {node['failureSummary']}")
+    return said
+
+
+def test_axe_finds_nothing_in_any_state(still):
+    page = still
+    said = look(page, "empty")
+    for mode in ("light", "dark"):
+        start(page)
+        ended(page)
+        page.wait_for_selector(".toast-title")
+        page.wait_for_function(f"({OPAQUE})(document.querySelector('.toast-title'))")
+        said += look(page, "failed", [mode])
+        page.click(".toast-close")
+        page.wait_for_selector(".toast-body", state="detached")
+    ask(page, "on the beach, cyberpunk", steps=100)
+    page.wait_for_selector("#looked img")
+    said += look(page, "asked")
+    for mode in ("light", "dark"):
+        start(page)
+        filled(page, 2)
+        said += look(page, "running", [mode])
+        ended(page)
+    set_steps(page, 4)
+    drawn(page)
+    said += look(page, "done")
+    page.click(".frame >> nth=1")
+    page.wait_for_selector("#branch:enabled")
+    said += look(page, "a frame is chosen")
+    start(page, "#branch")
+    ended(page)
+    page.click("#about > button")
+    for name in ("Compare", "Recipe"):
+        tab(page, name)
+        page.wait_for_selector({"Compare": "#compare img >> nth=1", "Recipe": "#recipe-json"}[name])
+        said += look(page, f"branched, about, {name}")
+    assert not said, "\n".join(said)
+
+
+def test_nothing_scrolls_sideways(page):
+    ask(page, steps=4)
+    drawn(page)
+    drawn(page)
+    page.click("#about > button")
+    for name in ("History", "Compare", "Recipe"):
+        tab(page, name)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            inside = page.evaluate("document.documentElement.scrollWidth")
+            assert inside <= width, f"{name}: the page is {inside} px wide in a window of {width} px"
+
+
+def test_generate_picture_and_status_stand_on_the_first_screen(page):
+    pick(page)
+    page.wait_for_selector("#looked img")
+    for part in ("#generate", "#view", "#timeline", "#status", "#download"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] + box["height"] <= 720, f"{part} ends at {box['y'] + box['height']:.0f} of 720 px"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_moves_from_generate_to_the_branch_of_a_frame(still, width):
+    page = still
+    page.set_viewport_size({"width": width, "height": 720})
+    ask(page, "on the beach, cyberpunk", steps=8)
+    page.wait_for_selector("#looked img")
+    places = [place(page, part) for part in PARTS]
+    page.evaluate(
+        """() => { window.shifts = []; new PerformanceObserver((list) => { for (const shift of list.getEntries())
+            for (const {node} of shift.sources) shifts.push(node?.id || node?.className || String(node)) })
+            .observe({type: 'layout-shift'}) }"""
+    )
+    page.evaluate("document.querySelector('#generate').click()")  # a mouse's click would scroll the button into view
+    page.wait_for_selector(".status[data-state=done]")
+    page.wait_for_selector("#generate:enabled")
+    page.evaluate("document.querySelectorAll('.frame')[3].click()")
+    page.wait_for_selector("#branch:enabled")
+    page.evaluate("document.querySelector('#branch').click()")
+    page.wait_for_selector(".timeline .branch:not(:empty)")
+    page.wait_for_selector("#generate:enabled")
+    moved = [part for part, before in zip(PARTS, places, strict=True) if place(page, part) != before]
+    assert not moved, f"{', '.join(moved)} moved or grew"
+    assert page.evaluate("shifts") == [], "the browser saw parts shift"
+
+
+def place(page, part):
+    """Top and height of a part in the document; a button's words, and so its width, may change."""
+    box = page.locator(part).bounding_box()
+    return round(box["y"] + page.evaluate("scrollY")), round(box["height"])
+
+
+@pytest.mark.parametrize(
+    ("where", "keys"), [("#prompt textarea", "Control+Enter"), ("#balance-1 input[type=range]", "Meta+Enter")]
+)
+def test_keys_start_and_stop_a_run(page, where, keys):
+    ask(page, steps=100)
+    assert "Enter" in page.get_attribute("#generate", "title")
+    assert "Esc" in page.get_attribute("#stop", "title")
+    page.focus(where)
+    page.keyboard.press(keys)
+    filled(page, 2)
+    page.evaluate("document.querySelector('#about').insertAdjacentHTML('beforeend', '<dialog open><button>')")
+    page.focus("dialog button")
+    page.keyboard.press("Escape")
+    page.evaluate("document.querySelector('dialog').remove()")
+    filled(page, 5)
+    assert page.is_enabled("#stop"), "Escape in a dialog stopped the run"
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".status[data-state=stopped]")
+    page.wait_for_selector("#generate:enabled")
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(300)
+    assert line(page).startswith("Stopped"), "Escape did something though nothing runs"
+
+
+def test_ctrl_enter_in_the_prompt_starts_one_run(page):
+    ask(page, steps=2)
+    page.press("#prompt textarea", "Control+Enter")
+    page.wait_for_selector(".status[data-state=done]")
+    page.wait_for_selector("#generate:enabled")
+    page.wait_for_timeout(500)
+    assert page.locator(".past").count() == 1, "Ctrl+Enter in the prompt box started two runs"
+
+
+def test_dark_and_light_follow_the_system(page):
+    for mode, lightest in (("light", 255), ("dark", 40)):
+        page.emulate_media(color_scheme=mode)
+        page.wait_for_selector("body.dark" if mode == "dark" else "body:not(.dark)")
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+        assert lightest - 30 < max(paper) <= lightest, f"{mode}: the paper is {paper}"
