@@ -51,7 +51,7 @@ def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=7860, help="port to listen on")
     parser.add_argument("--weights", type=Path, help="folder of weights in place of the profile's own")
     parser.add_argument("--device", help="cpu, cuda or cuda:1 in place of the profile's choice")
-    parser.add_argument("--mcp", action="store_true", help="offer /generate to agents too, as an MCP server")
+    parser.add_argument("--mcp", action="store_true", help="offer the two endpoints to agents too, as an MCP server")
     return parser.parse_args(arguments)
 
 

@@ -56,6 +56,33 @@ def test_the_api_takes_every_option_and_null(server, call):
     assert call(steps=4.0, stage_steps=[1.0, 1.0, 2.0])[1]["stage_steps"] == [1, 1, 2]
 
 
+def test_the_api_streams_what_happens_and_the_result_comes_last(server):
+    from gradio_client import Client, handle_file
+
+    job = Client(server, verbose=False).submit(
+        reference=handle_file(EXAMPLE), prompt="cyberpunk in the snow", steps=4, seed=1, api_name="/generate"
+    )
+    path, recipe = job.result()
+    told = [said for _, said in job.outputs()]
+    assert [said.get("event") for said in told].count("step") == 4
+    assert told[-1] == recipe == read_png(Path(path))
+    encoded = next(said for said in told if said.get("event") == "encoded")
+    assert encoded["unknown_words"] == ["cyberpunk"]
+    assert encoded["stage_steps"] == recipe["stage_steps"]
+
+
+def test_the_api_reads_recipes(server, call, tmp_path):
+    from gradio_client import Client, handle_file
+
+    client = Client(server, verbose=False)
+    path, recipe = call()
+    assert client.predict(file=handle_file(path), api_name="/recipe") == recipe
+    (tmp_path / "recipe.json").write_text(to_text(recipe))
+    assert client.predict(file=handle_file(tmp_path / "recipe.json"), api_name="/recipe") == recipe
+    with pytest.raises(Exception, match="carries no recipe"):
+        client.predict(file=handle_file(EXAMPLE), api_name="/recipe")
+
+
 def test_visitors_at_once_get_what_they_get_alone(server, call):
     asked = [
         {"prompt": p, "seed": s, "steps": 12} for p, s in (("on the beach", 3), ("in the snow", 4), ("in a room", 5))

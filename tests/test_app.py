@@ -58,7 +58,7 @@ def free():
         return str(probe.getsockname()[1])
 
 
-def test_mcp_offers_generate_alone(models):
+def test_mcp_offers_the_two_endpoints(models):
     """As an agent asks for it: JSON-RPC over HTTP. Every type must be one that a JSON schema knows."""
     page = build(models)
     address = launch(page, "127.0.0.1", int(free()), mcp=True)
@@ -70,7 +70,8 @@ def test_mcp_offers_generate_alone(models):
     finally:
         page.close(verbose=False)
     tools = json.loads(data.removeprefix("data: "))["result"]["tools"]
-    assert [tool["name"] for tool in tools] == ["generate"]
+    assert [tool["name"] for tool in tools] == ["generate", "recipe"]
+    assert tools[1]["description"].startswith("Read the recipe in a PNG")
     assert tools[0]["description"].startswith("Draw the subject of a reference picture")
     fields = tools[0]["inputSchema"]["properties"]
     assert {field["type"] for field in fields.values()} <= {"string", "number", "array"}, "not a JSON schema's types"

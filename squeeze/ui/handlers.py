@@ -24,11 +24,11 @@ from gradio.data_classes import ImageData
 from gradio_client.utils import is_file_obj_with_meta
 
 from ..checks import inspect
-from ..events import Finished
+from ..events import Encoded, Event, Finished, StageStarted, StepDone
 from ..images import open_picture
 from ..models.loading import Models
 from ..pipeline import Resume, branched, default_request, generate, plan
-from ..recipe import RecipeError, differences
+from ..recipe import RecipeError, differences, read_file
 from ..request import Request, RequestError, is_whole
 from . import recipes, texts, timeline, views
 from .check import check
@@ -116,8 +116,9 @@ class Handlers:
     ) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
         """Draw the subject of a reference picture as a prompt asks for.
 
-        Gives the path of a PNG and the recipe that makes it again; both are null while it runs. All but `reference` and
-        `prompt` may be left out or null: then they are as the profile has them. `balance` is three numbers, one per
+        Gives the path of a PNG and the recipe that makes it again. While it runs the path is null, and in the recipe's
+        place stands what happens: `event` is waiting, encoded, stage or step. All but `reference` and `prompt` may be
+        left out or null: then they are as the profile has them. `balance` is three numbers, one per
         stage, from 0 (semantics) to 1 (identity). `steps` are whole steps; `stage_steps` how many of them fall into
         each stage, three whole numbers that add up to `steps`, or null for the profile's borders. `cfg` is true
         classifier-free guidance, 1 is off; `guidance` FLUX's embedded guidance, where the model has it. `seed` is a
@@ -132,8 +133,8 @@ class Handlers:
             request = self.request(reference, prompt, stage_steps=stage_steps, **given)
         except RequestError as error:
             raise sentence(error) from error
-        for _ in self.turn():
-            yield None, None
+        for waited in self.turn():
+            yield None, {"event": "waiting", "seconds": round(waited, 2)}
         try:
             with closing(generate(self.models, request)) as events:
                 for event in events:
@@ -141,9 +142,22 @@ class Handlers:
                         with written(event) as made:
                             yield str(made.path), made.recipe
                     else:
-                        yield None, None
+                        yield None, told(event)
         finally:
             self.device.release()
+
+    def recipe(self, file: Any) -> dict[str, Any]:
+        """Read the recipe in a PNG that this program wrote, or in a JSON file: everything that makes the picture again.
+
+        Its fields are arguments of /generate; `references` are the content hashes of the pictures it was made with. A
+        file without a recipe is answered with a sentence that says what is wrong with it.
+        """
+        try:
+            if (path := path_of(file)) is None:
+                raise RecipeError(texts.NO_RECIPE)
+            return read_file(Path(path))
+        except RecipeError as error:
+            raise sentence(error) from error
 
     def turn(self) -> Iterator[float]:
         """Takes the device's lock; while another run has it, yields the seconds waited, so that waiting can end."""
@@ -229,6 +243,19 @@ def path_of(sent: Any) -> str | None:
     """The path of an uploaded file as gradio gives it after Sent."""
     path = sent.get("path") if isinstance(sent, dict) else None
     return path if isinstance(path, str) and path else None
+
+
+def told(event: Event) -> dict[str, Any]:
+    """An event of a run as JSON, without its pictures and latents."""
+    if isinstance(event, Encoded):
+        return {"event": "encoded", "unknown_words": event.unknown_words, "stage_steps": event.stage_steps}
+    if isinstance(event, StageStarted):
+        return {"event": "stage", "stage": event.stage + 1, "step": event.step + 1, "balance": event.balance}
+    assert isinstance(event, StepDone)
+    return {
+        "event": "step", "step": event.step + 1, "steps": event.steps, "stage": event.stage + 1, "t": event.t,
+        "seconds": round(event.seconds, 4),
+    }  # fmt: skip
 
 
 def from_json(name: str, value: Any) -> Any:

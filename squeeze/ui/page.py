@@ -66,8 +66,8 @@ def build(models: Models) -> gr.Blocks:
 
 
 def launch(page: gr.Blocks, host: str, port: int, *, mcp: bool = False) -> str:
-    """Starts to serve the page, with `mcp` also an MCP server of /generate, and gives the address. Uploads up to twice
-    our own limit still get our own sentence."""
+    """Starts to serve the page, with `mcp` also an MCP server of both endpoints, and gives the address. Uploads up to
+    twice our own limit still get our own sentence."""
     _, address, _ = page.launch(
         server_name=host, server_port=port, ssr_mode=False, run_history=False, footer_links=["api"],
         share=False, quiet=True, prevent_thread_lock=True, mcp_server=mcp,
@@ -82,7 +82,7 @@ def _ask(handlers: Handlers) -> tuple[dict[str, Any], tuple[gr.Button, gr.Button
     """Subject and what the models get of it, prompt, and the buttons that start and stop."""
     with gr.Row(elem_id="subject"):
         reference = gr.Image(
-            label="Subject", type="filepath", image_mode=None, format="png", sources=["upload", "clipboard"],
+            label="Subject", type="filepath", image_mode=None, format="png", sources=["upload", "webcam", "clipboard"],
             placeholder=texts.UPLOAD, buttons=[], elem_id="reference", alt_text="The subject you gave",
         )  # fmt: skip
         reference.data_model = Sent
@@ -208,7 +208,7 @@ def _listed(items: dict[str, Any], value: Any = None, *, label: str) -> gr.JSON:
 
 
 def _api(handlers: Handlers) -> None:
-    """The endpoint /generate; its fields are on no page."""
+    """The endpoints /generate and /recipe; their fields are on no page."""
     profile = handlers.models.profile
     with gr.Row(visible=False):
         reference = gr.Image(label="Reference picture", type="filepath", image_mode=None)
@@ -234,4 +234,10 @@ def _api(handlers: Handlers) -> None:
         gr.Button().click(
             handlers.generate, inputs_kwargs=fields, outputs=outputs, api_name="generate", api_visibility="public",
             preprocess=False, **DEVICE,
+        )  # fmt: skip
+        file = gr.File(label="PNG or JSON", type="filepath")
+        file.data_model = Sent
+        gr.Button().click(
+            handlers.recipe, inputs=file, outputs=gr.JSON(label="Recipe"), api_name="recipe", api_visibility="public",
+            preprocess=False, concurrency_limit=None,
         )  # fmt: skip

@@ -93,26 +93,29 @@ class Going:
     the run to cancel, so it is noted here too; gr.State hands the very same object to every handler."""
 
     before: str
+    begun: bool = False
+    refused: bool = False  # as far as can be told: the word that an earlier run was stopped may come just as late
     stopped: bool = False
-    finished: bool = False
     failed: bool = False
+    finished: bool = False
 
 
-def until_stopped(going: Going | None, changes: Iterator[Shown]) -> Iterator[Shown]:
-    """The changes of a run, none where Stop came before it began (`going` is None then)."""
-    if going is None:
-        changes.close()
-        return
+def until_stopped(going: Going | None, changes: Iterator[Shown], begun: Shown) -> Iterator[Shown]:
+    """The changes of a run, with the first of them `begun`; none where Stop came before it began (`going` is None)."""
     with closing(changes):
+        if going is None:
+            return
+        going.begun = True
         try:
             for change in changes:
-                yield change
+                yield begun | change
+                begun = {}
                 if going.stopped:
                     return
         except Exception:
             going.failed = True
             raise
-    going.finished = True
+        going.finished = True
 
 
 def runs(
@@ -124,11 +127,14 @@ def runs(
     past = source["past"]
     rested = [start, stop, source["verify"], parts.branch, parts.timeline, going]
 
+    def busy() -> Shown:
+        return {start: gr.Button(interactive=False), stop: gr.Button(interactive=True)}
+
     def running(request: gr.Request, before: Any) -> Shown:
-        if before is not None:  # Enter, or a second click on its way; gradio would queue another run behind this one
+        # Enter, or a second click on its way: gradio would queue another run behind this one
+        if before is not None and not before.refused:
             raise gr.Error(texts.QUEUED, visible=False, print_exception=False)
-        return {
-            start: gr.Button(interactive=False), stop: gr.Button(interactive=True),
+        return busy() | {
             parts.branch: gr.Button(interactive=False), source["verify"]: gr.Button(interactive=False),
             parts.status: views.status(texts.QUEUED, "busy"), going: Going(handlers.newest(str(request.session_hash))),
         }  # fmt: skip
@@ -147,20 +153,29 @@ def runs(
         return idle(chosen) | handlers.stopped(parts, now.before, str(request.session_hash))
 
     def run(request: gr.Request, now: Going | None, **given: Any) -> Iterator[Shown]:
-        with closing(until_stopped(now, handlers.run(parts, given, visitor(request)))) as changes:
-            yield from changes
+        changes = handlers.run(parts, given, visitor(request))
+        with closing(until_stopped(now, changes, busy())) as seen:
+            yield from seen
 
     def branch(request: gr.Request, now: Going | None, chosen: Any, value: Any) -> Iterator[Shown]:
-        with closing(until_stopped(now, handlers.branch(parts, chosen, value, visitor(request)))) as changes:
-            yield from changes
+        changes = handlers.branch(parts, chosen, value, visitor(request))
+        with closing(until_stopped(now, changes, busy())) as seen:
+            yield from seen
 
     def verify(request: gr.Request, now: Going | None, recipe: Any, reference: Any) -> Iterator[Shown]:
-        with closing(until_stopped(now, handlers.verify(parts, recipe, reference, visitor(request)))) as changes:
-            yield from changes
+        changes = handlers.verify(parts, recipe, reference, visitor(request))
+        with closing(until_stopped(now, changes, busy())) as seen:
+            yield from seen
 
     def failed(now: Going | None, chosen: Any) -> Shown:
-        """A run that was stopped counts as failed too, and what it says comes late: the page may be on to the next."""
-        return idle(chosen) if now is not None and now.failed else {parts.status: gr.skip()}
+        """A run that failed, or that the full queue did not take. One that was stopped counts as failed too, and says
+        so late: the page may be on to the next, which must not be forgotten."""
+        if now is not None and now.failed:
+            return idle(chosen)
+        if now is None or now.begun:
+            return {parts.status: gr.skip()}
+        now.refused = True
+        return idle(chosen) | {going: now}
 
     def pick(event: gr.EventData, request: gr.Request, before: Any) -> Shown:
         step = getattr(event, "step", None) if before is None else None  # while a run goes there is nothing to branch
@@ -188,7 +203,7 @@ def runs(
     for pressed, handler, inputs in starts:
         begun = gr.on(pressed, running, inputs=going, outputs=buttons, **QUEUED)
         run_of_it = begun.success(
-            handler, **inputs, outputs=parts.all(), api_visibility="private", show_progress="full",
+            handler, **inputs, outputs=[*parts.all(), start, stop], api_visibility="private", show_progress="full",
             show_progress_on=parts.status, preprocess=False, **DEVICE,
         )  # fmt: skip
         run_of_it.failure(failed, inputs=[going, parts.chosen], outputs=[*rested, parts.status], **LIGHT)
