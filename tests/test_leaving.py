@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from browsing import SLOW, opened
+from browsing import SLOW, opened, set_steps
 from conftest import free_port
 from tiny import random_picture
 
@@ -41,9 +41,7 @@ def test_a_closed_tab_forgets_the_visit(models, browser, heard, tmp_path):
             page.set_input_files("#reference input[type=file]", tmp_path / "toy.png")
             page.wait_for_selector("#looked .check")
             page.fill("#prompt textarea", "a toy")
-            page.click("#advanced > button")
-            page.fill("#steps input[type=number]", str(steps))
-            page.keyboard.press("Tab")
+            set_steps(page, steps)
             page.wait_for_function(f"document.querySelectorAll('.timeline .steps i').length == {steps}")
             page.click("#generate")
             page.wait_for_selector(".timeline .steps i.on >> nth=1", state="attached")
