@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..plush.language import Wish, wishes
-from ..plush.world import Scenes, Toys, draw_scenes, draw_toys, render, visible
+from ..plush.world import Rendered, Scenes, Toys, draw_scenes, draw_toys, render, visible
 
 Chunk = dict[str, Tensor]
 
@@ -53,20 +53,21 @@ SCENE = ("place", "hat", "size")
 
 
 def draw_labelled(count: int, seed: int, size: int, device: str = "cpu", held_out: bool = False) -> Chunk:
-    """Renders with their truth: `pixels` uint8 (B, 3, size, size), `cells` uint8 as in Rendered, `azimuth` in degrees,
-    an index for each attribute (-1 where it cannot be seen in that picture)."""
+    """Renders `pixels` uint8 (B, 3, size, size) with their `truth`."""
     generator = torch.Generator().manual_seed(seed)
     toys = draw_toys(count, generator, held_out).to(device)
     scenes = draw_scenes(count, generator, held_out).to(device)
     drawn = render(toys, scenes, size)
+    return {"pixels": to_bytes(drawn.pixels)} | truth(toys, scenes, drawn)
+
+
+def truth(toys: Toys, scenes: Scenes, drawn: Rendered) -> Chunk:
+    """What renders show: `cells` uint8 as in Rendered, `azimuth` in degrees, `facing`, and an index (B,) for each
+    attribute, -1 where it cannot be seen in that picture."""
     seen = visible(drawn.coverage)
-    chunk = {"pixels": to_bytes(drawn.pixels), "cells": to_bytes(drawn.cells)}
-    chunk |= {"azimuth": scenes.azimuth, "facing": scenes.facing}
-    for name in SCENE:
-        chunk[name] = getattr(scenes, name)
-    for name in IDENTITY:
-        chunk[name] = torch.where(seen[name], getattr(toys, name), -1)
-    return chunk
+    told = {"cells": to_bytes(drawn.cells), "azimuth": scenes.azimuth, "facing": scenes.facing}
+    told |= {name: getattr(scenes, name) for name in SCENE}
+    return told | {name: torch.where(seen[name], getattr(toys, name), -1) for name in IDENTITY}
 
 
 def chunk_seed(part: int, seed: int, index: int) -> int:

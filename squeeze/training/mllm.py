@@ -31,9 +31,9 @@ from ..plush.language import (
     describe,
     vocabulary,
 )
-from ..plush.probe import HEADS, probe_loss
-from ..plush.world import CELLS, MATERIALS, render, visible
-from .data import IDENTITY, SCENE, Chunk, Pool, chunk_seed, draw_cases, to_bytes, to_unit
+from ..plush.world import render
+from .data import IDENTITY, SCENE, Chunk, Pool, chunk_seed, draw_cases, to_bytes, to_unit, truth
+from .helpers import Helper
 from .loop import Schedule, save_bf16
 from .parts import CHUNK, tile
 
@@ -90,31 +90,19 @@ def make_mllm(size: int = 64) -> Mllm:
 
 
 class _Taught(nn.Module):
-    """The MLLM with helper heads on its vision tower, which are not kept: they teach it to see before it can talk."""
+    """The MLLM with a helper on its vision tower, which teaches it to see before it can talk."""
 
     def __init__(self, model: InternVLForConditionalGeneration) -> None:
         super().__init__()
         self.mllm = model
         vision = model.config.vision_config
-        self.patches = vision.image_size[0] // vision.patch_size[0]  # a side
-        self.cells = nn.Linear(vision.hidden_size, (MATERIALS + 1) * (CELLS // self.patches) ** 2)
+        patches = vision.image_size[0] // vision.patch_size[0]
         features = model.config.image_seq_length * model.config.text_config.hidden_size
-        self.norm = nn.LayerNorm(features)
-        self.heads = nn.ModuleDict({name: nn.Linear(features, count) for name, count in HEADS.items()})
-        self.direction = nn.Linear(features, 2)
-
-    def looked(self, vision: Tensor) -> dict[str, Tensor]:
-        """Attribute logits from the projected vision features (B, L_img, D)."""
-        flat = self.norm(vision.flatten(1))
-        return {name: head(flat) for name, head in self.heads.items()} | {"direction": self.direction(flat)}
+        self.helper = Helper(patches, vision.hidden_size, features)
 
     def looking_loss(self, seen: BaseModelOutputWithPooling, batch: Chunk) -> Tensor:
-        """What the helper heads get wrong: of the toy's attributes, and of what is where in each cell of the
-        picture; `seen` is what the vision tower gives."""
-        patches = self.cells(seen.last_hidden_state[:, 1:]).transpose(1, 2).unflatten(2, (self.patches, -1))
-        guess = F.pixel_shuffle(patches, CELLS // self.patches).float()
-        where = F.binary_cross_entropy_with_logits(guess, batch["cells"].float() / 255)
-        return 0.3 * probe_loss(self.looked(seen.pooler_output.float()), batch) + 10 * where
+        """What the helper gets wrong about the pictures, from what the vision tower gives."""
+        return self.helper.loss(seen.last_hidden_state[:, 1:], seen.pooler_output, batch)
 
 
 class MllmPart:
@@ -150,16 +138,15 @@ class MllmPart:
         """Pictures with token ids and labels (answers; captions whole) and, for the helper heads, the truth of each
         picture."""
         case = draw_cases(count, seed, held_out)
-        drawn = render(case.toys.to(self._device), case.references.to(self._device), self._size)
-        seen = {name: mask.tolist() for name, mask in visible(drawn.coverage).items()}
+        toys, scenes = case.toys.to(self._device), case.references.to(self._device)
+        drawn = render(toys, scenes, self._size)
+        told = {name: value.cpu() for name, value in truth(toys, scenes, drawn).items()}
         rng = random.Random(seed)
         ids = torch.zeros(count, LONGEST, dtype=torch.int64)
         labels = torch.full((count, LONGEST), IGNORED)
-        truth = {name: getattr(case.references, name) for name in (*SCENE, "facing")}
-        truth |= {name: getattr(case.toys, name) for name in IDENTITY}
-        columns = {name: value.tolist() for name, value in truth.items()}
+        columns = {name: told[name].tolist() for name in (*SCENE, "facing", *IDENTITY)}
         for row, wish in enumerate(case.wishes):
-            known = {n: column[row] for n, column in columns.items() if n not in seen or seen[n][row]}
+            known = {name: column[row] for name, column in columns.items() if column[row] >= 0}
             if rng.random() < 0.1:
                 text = self._reader.tokenizer.encode(describe(known, rng))[:LONGEST]
                 ids[row, : len(text)] = torch.tensor(text)
@@ -177,16 +164,7 @@ class MllmPart:
                 text += words + answer
                 place = len(text)
             ids[row, : len(text)] = torch.tensor(text)
-        hidden = {name: torch.tensor(mask) for name, mask in seen.items()}
-        truth = {n: torch.where(hidden[n], v, -1) if n in hidden else v for n, v in truth.items()}
-        return {
-            "pixels": to_bytes(drawn.pixels).cpu(),
-            "cells": to_bytes(drawn.cells).cpu(),
-            "ids": ids,
-            "labels": labels,
-            "azimuth": case.references.azimuth,
-            **truth,
-        }
+        return {"pixels": to_bytes(drawn.pixels).cpu(), "ids": ids, "labels": labels, **told}
 
     def _tokens(self, question: Question) -> tuple[list[int], list[int]]:
         encode = self._reader.tokenizer.encode

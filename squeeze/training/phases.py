@@ -7,6 +7,7 @@ and kept in the pool; aggregation and DiT train on them.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -22,24 +23,28 @@ from ..models.mllm import Mllm
 from ..models.vae import Vae
 from ..plush.world import render
 from ..sampling import denoise, grid_ids, pack, schedule, unpack
-from .data import Chunk, Pool, chunk_seed, draw_cases, to_unit
+from .data import Chunk, Pool, chunk_seed, draw_cases, to_unit, truth
+from .helpers import Helper
 from .loop import Schedule, save_bf16
 from .objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
 from .parts import tile
 
 CHUNK = 256
 LONGEST = 40  # prompt tokens kept in the pool
+HELP = 0.1  # weight of the helper's loss beside that of the flow
 
 
 class Denoiser(nn.Module):
-    """What the two phases train: aggregation and transformer."""
+    """What the two phases train: aggregation and transformer, and beside them the helper on what the transformer
+    knows of a picture of `tokens` tokens before it says the velocity."""
 
-    def __init__(self, aggregation: Aggregation, transformer: FluxTransformer2DModel) -> None:
+    def __init__(self, aggregation: Aggregation, transformer: FluxTransformer2DModel, tokens: int) -> None:
         super().__init__()
         self.aggregation, self.transformer = aggregation, transformer
+        self.helper = Helper(math.isqrt(tokens), transformer.inner_dim, tokens * transformer.inner_dim)
 
 
-def make_denoiser(mllm: Mllm, mode: str = "dla", refiner: bool = True) -> Denoiser:
+def make_denoiser(mllm: Mllm, tokens: int, mode: str = "dla", refiner: bool = True) -> Denoiser:
     """The embedded model's aggregation and a FLUX of 2 + 4 blocks; AdaLN and output start at zero."""
     aggregation = Aggregation(
         layers=mllm.layers, width=mllm.width, text_width=192, pooled_width=192, heads=4, refiner_heads=6,
@@ -55,7 +60,7 @@ def make_denoiser(mllm: Mllm, mode: str = "dla", refiner: bool = True) -> Denois
                 continue
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
-    return Denoiser(aggregation, transformer)
+    return Denoiser(aggregation, transformer, tokens)
 
 
 class PhasePart:
@@ -86,11 +91,14 @@ class PhasePart:
         self._mllm.model.to(device).eval().requires_grad_(False)
         vae.to(device).eval().requires_grad_(False)
         self._dropout = Dropout()
-        model = make_denoiser(mllm, mode, refiner)
+        self._ids = grid_ids(size // 16, size // 16)
+        self._ref_ids = grid_ids(size // 16, size // 16, index=1)
+        model = make_denoiser(mllm, len(self._ids), mode, refiner)
         if start is not None:
             model = Denoiser(
                 Aggregation.from_pretrained(start / "aggregation", torch_dtype=torch.float32),
                 FluxTransformer2DModel.from_pretrained(start / "transformer", torch_dtype=torch.float32),
+                len(self._ids),
             )
         if device == "cpu":  # SDPA's backward on a CPU takes twice the time of the plain formula at this size
             model.transformer.set_attention_backend("_native_math")
@@ -99,8 +107,6 @@ class PhasePart:
             for module in self.model.modules():
                 if isinstance(module, FluxTransformerBlock | FluxSingleTransformerBlock | Block):
                     module.compile(dynamic=True)
-        self._ids = grid_ids(size // 16, size // 16)
-        self._ref_ids = grid_ids(size // 16, size // 16, index=1)
         self._pool = Pool(
             self._make, batch=self.schedule.batch, chunk=CHUNK, window=24, reuse=12, seed=seed, alike="valid"
         )
@@ -111,7 +117,7 @@ class PhasePart:
     @torch.inference_mode()
     def encode(self, count: int, seed: int, held_out: bool = False) -> Chunk:
         """Cases as the frozen parts see them: `hidden` (B, L, M+1, D) bf16, `vision`, `valid`, packed latents `ref`
-        and `x0`."""
+        and `x0`; and the truth of each target, for the helper."""
         case = draw_cases(count, seed, held_out)
         toys = case.toys.to(self._device)
         drawn = [render(toys, scenes.to(self._device), self._size) for scenes in (case.references, case.targets)]
@@ -128,20 +134,26 @@ class PhasePart:
                 "ref": pack(self._vae.encode(reference[rows.to(self._device)])).bfloat16(),
                 "x0": pack(self._vae.encode(target[rows.to(self._device)])).bfloat16(),
             })  # fmt: skip
-        return {key: torch.cat([part[key] for part in parts]).clone() for key in parts[0]}
+        seen = {key: torch.cat([part[key] for part in parts]).clone() for key in parts[0]}
+        return seen | truth(toys, case.targets, drawn[1])
 
     def loss(self, step: int) -> Tensor:
-        """Rectified flow on one batch, all of it with the same conditions kept; see objective.py."""
+        """Rectified flow on one batch, all of it with the same conditions kept (see objective.py), and beside it what
+        the helper gets wrong."""
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
         kept = draw_kept(self.phase, torch.Generator().manual_seed(step), self._dropout)  # the same in all processes
         generator = torch.Generator().manual_seed(chunk_seed(7, self._seed, step))
         x0 = batch["x0"].float()
         t = draw_times(len(x0), self._mu, generator).to(self._device)
         noise = torch.randn(x0.shape, generator=generator).to(self._device)
+        known: list[Tensor] = []
+        listening = self.model.transformer.norm_out.register_forward_pre_hook(lambda _, given: known.append(given[0]))
         velocity = self._velocity(self.model, batch, kept.text)(
             interpolate(x0, noise, t), t, Weights(mllm=float(kept.mllm), vae=float(kept.vae))
         )
-        return flow_loss(velocity, x0, noise)
+        listening.remove()
+        drawn = known[0][:, : x0.shape[1]]
+        return flow_loss(velocity, x0, noise) + HELP * self.model.helper.loss(drawn, drawn, batch)
 
     def _velocity(self, model: Denoiser, batch: Chunk, text: bool = True):  # noqa: ANN202
         """A function (img, t, weights) -> velocity with the batch's conditions, aggregated on need."""

@@ -1,0 +1,36 @@
+"""Helper heads, thrown away after training: they ask of a model's features what is in the picture and where.
+
+The error of a picture, or of an answer about it, says little about small parts; with these heads a model learns sooner
+which way a toy faces (compare REPA, arXiv 2410.06940, whose teacher is another network; ours is the renderer's truth).
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..plush.probe import HEADS, probe_loss
+from ..plush.world import CELLS, MATERIALS
+from .data import Chunk
+
+
+class Helper(nn.Module):
+    """Heads over `patches` x `patches` tokens of `width`, and over `features` numbers of the whole picture."""
+
+    def __init__(self, patches: int, width: int, features: int) -> None:
+        super().__init__()
+        self._patches = patches
+        self.cells = nn.Linear(width, (MATERIALS + 1) * (CELLS // patches) ** 2)
+        self.norm = nn.LayerNorm(features)
+        self.heads = nn.ModuleDict({name: nn.Linear(features, count) for name, count in HEADS.items()})
+        self.direction = nn.Linear(features, 2)
+
+    def loss(self, tokens: Tensor, whole: Tensor, truth: Chunk) -> Tensor:
+        """What the heads get wrong: of the attributes, from `whole` (B, ...), and of what is in each cell of the
+        picture, from `tokens` (B, patches * patches, width); `truth` as from `draw_labelled`."""
+        guess = self.cells(tokens).transpose(1, 2).unflatten(2, (self._patches, -1))
+        guess = F.pixel_shuffle(guess, CELLS // self._patches).float()
+        where = F.binary_cross_entropy_with_logits(guess, truth["cells"].float() / 255)
+        flat = self.norm(whole.flatten(1).float())
+        told = {name: head(flat) for name, head in self.heads.items()} | {"direction": self.direction(flat)}
+        return 0.3 * probe_loss(told, truth) + 10 * where
