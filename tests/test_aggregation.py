@@ -191,3 +191,25 @@ def test_mistakes_of_ours_are_named():
         make_aggregation()(states(), ~IMAGE)
     with pytest.raises(ValueError, match="first_layer"):
         Aggregation(mode="first_layer")
+
+
+@pytest.mark.parametrize("mode", ["single_lap", "dla"])
+def test_only_the_layers_named_are_read(mode: str):
+    model = randomised(
+        Aggregation(
+            layers=LAYERS, width=WIDTH, text_width=TEXT_WIDTH, pooled_width=POOLED, heads=4, refiner_heads=4,
+            mlp_ratio=1.5, mode=mode, read=[1, 3],
+        ), 2,
+    )  # fmt: skip
+    before = squeezed(model).txt
+    for layer in range(LAYERS):
+        hidden = states()
+        hidden[:, :, layer] = hidden[:, :, layer].flip(-1)
+        changed = not torch.equal(squeezed(model, hidden).txt, before)
+        assert changed == (layer in (1, 3)), f"layer {layer} is {'' if changed else 'not '}read"
+
+
+@pytest.mark.parametrize("read", [[], [LAYERS], [-1, 0]])
+def test_layers_that_are_not_there_are_refused(read: list[int]):
+    with pytest.raises(ValueError, match="read must name hidden states"):
+        Aggregation(layers=LAYERS, width=WIDTH, heads=4, read=read)

@@ -221,3 +221,11 @@ def test_cases_are_the_same_for_a_seed():
     assert first.wishes == second.wishes
     assert torch.equal(first.toys.shape, second.toys.shape)
     assert isinstance(VaePart(batch=4).model, AutoencoderKL)
+
+
+@pytest.mark.parametrize(("layers", "read"), [("early", [1, 2]), ("middle", [3, 4]), ("late", [5, 6]), ("all", None)])
+def test_a_variant_is_what_is_trained(layers: str, read: list[int] | None):
+    part = make("phase2", variant=phases.Variant(mode="single_lap", layers=layers, dropout=0.0))
+    config = part.model.aggregation.config
+    assert (config["mode"], config["read"]) == ("single_lap", read)
+    assert part._dropout == Dropout(each=0.0)

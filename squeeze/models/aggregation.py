@@ -26,6 +26,19 @@ class Aggregated:
     vec: Tensor
 
 
+class Native(nn.Module):
+    """No aggregation: the MLLM's last state goes to the DiT as it is, for a DiT that was trained so. No weights, and no
+    pooled vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("null_vec", torch.zeros(1, 0))
+
+    def forward(self, hidden: Tensor, image: Tensor, vision: Tensor | None = None) -> Aggregated:
+        """As Aggregation.forward; `txt` has the MLLM's width."""
+        return Aggregated(txt=hidden[:, :, -1], image=image, vec=self.null_vec.expand(len(hidden), -1))
+
+
 class Block(nn.Module):
     """A pre-norm transformer block with QK-norm and a gated MLP over sequences (B, S, width); `valid` (B, S) hides
     padding."""
@@ -84,7 +97,7 @@ class Aggregation(ModelMixin, ConfigMixin):
     `mode`: `dla` two LAPs that share nothing, for picture and text tokens; `single_lap` one for both; `last_layer` the
     last state; `last_layer_blend_vit` the last state, with the vision tower's features blended into the picture tokens
     by a learned share. `refiner`: two bidirectional blocks over the tokens, which undo the MLLM's causal blindness of
-    picture tokens.
+    picture tokens. `read`: the numbers of the hidden states that LAPs pool, 0 the embeddings; None = all.
     """
 
     @register_to_config
@@ -99,14 +112,18 @@ class Aggregation(ModelMixin, ConfigMixin):
         mlp_ratio: float = 8 / 3,
         mode: str = "dla",
         refiner: bool = True,
+        read: list[int] | None = None,
     ) -> None:
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
+        if read is not None and not (read and all(0 <= layer < layers for layer in read)):
+            raise ValueError(f"read must name hidden states from 0 to {layers - 1}, got {read}")
+        pooled = layers if read is None else len(read)
         if mode in ("single_lap", "dla"):
-            self.image_lap = LayerPool(layers, width, heads, mlp_ratio)
+            self.image_lap = LayerPool(pooled, width, heads, mlp_ratio)
         if mode == "dla":
-            self.text_lap = LayerPool(layers, width, heads, mlp_ratio)
+            self.text_lap = LayerPool(pooled, width, heads, mlp_ratio)
         if mode == "last_layer_blend_vit":
             self.blend = nn.Parameter(torch.zeros(1))
         self.norm = nn.RMSNorm(width, eps=1e-6)
@@ -138,6 +155,8 @@ class Aggregation(ModelMixin, ConfigMixin):
 
     def _pool(self, hidden: Tensor, count: int, vision: Tensor | None) -> Tensor:
         mode = self.config["mode"]
+        if mode in ("single_lap", "dla") and self.config["read"] is not None:
+            hidden = hidden[:, :, self.config["read"]]
         if mode == "single_lap":
             return self.image_lap(hidden)
         if mode == "dla":

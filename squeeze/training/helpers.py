@@ -20,6 +20,7 @@ class Helper(nn.Module):
     def __init__(self, patches: int, width: int, features: int) -> None:
         super().__init__()
         self._patches = patches
+        self.norm_tokens = nn.LayerNorm(width)
         self.cells = nn.Linear(width, (MATERIALS + 1) * (CELLS // patches) ** 2)
         self.norm = nn.LayerNorm(features)
         self.heads = nn.ModuleDict({name: nn.Linear(features, count) for name, count in HEADS.items()})
@@ -28,7 +29,7 @@ class Helper(nn.Module):
     def loss(self, tokens: Tensor, whole: Tensor, truth: Chunk) -> Tensor:
         """What the heads get wrong: of the attributes, from `whole` (B, ...), and of what is in each cell of the
         picture, from `tokens` (B, patches * patches, width); `truth` as from `draw_labelled`."""
-        guess = self.cells(tokens).transpose(1, 2).unflatten(2, (self._patches, -1))
+        guess = self.cells(self.norm_tokens(tokens)).transpose(1, 2).unflatten(2, (self._patches, -1))
         guess = F.pixel_shuffle(guess, CELLS // self._patches).float()
         where = F.binary_cross_entropy_with_logits(guess, truth["cells"].float() / 255)
         flat = self.norm(whole.flatten(1).float())

@@ -8,6 +8,7 @@ and kept in the pool; aggregation and DiT train on them.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,12 +32,32 @@ from .parts import tile
 
 CHUNK = 256
 LONGEST = 40  # prompt tokens kept in the pool
+LAYERS = ("early", "middle", "late", "all")  # thirds of the MLLM's layers
 HELP = 0.1  # weight of the helper's loss beside that of the flow
+HELPED = 2  # the single block whose input the helper sees; this and the next are left to turn it into a velocity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What the ablations change: the aggregation's `mode`; which of the MLLM's `layers` it pools, a key of LAYERS; and
+    how often a condition is dropped by itself."""
+
+    mode: str = "dla"
+    layers: str = "all"
+    dropout: float = Dropout.each
+
+    def read(self, states: int) -> list[int] | None:
+        """The numbers of the hidden states pooled, of `states` with the embeddings; None = all."""
+        if self.layers == "all":
+            return None
+        third = (states - 1) // 3
+        first = 1 + third * LAYERS.index(self.layers)
+        return list(range(first, first + third))
 
 
 class Denoiser(nn.Module):
     """What the two phases train: aggregation and transformer, and beside them the helper on what the transformer
-    knows of a picture of `tokens` tokens before it says the velocity."""
+    knows half-way of a picture of `tokens` tokens."""
 
     def __init__(self, aggregation: Aggregation, transformer: FluxTransformer2DModel, tokens: int) -> None:
         super().__init__()
@@ -44,11 +65,11 @@ class Denoiser(nn.Module):
         self.helper = Helper(math.isqrt(tokens), transformer.inner_dim, tokens * transformer.inner_dim)
 
 
-def make_denoiser(mllm: Mllm, tokens: int, mode: str = "dla", refiner: bool = True) -> Denoiser:
+def make_denoiser(mllm: Mllm, tokens: int, variant: Variant) -> Denoiser:
     """The embedded model's aggregation and a FLUX of 2 + 4 blocks; AdaLN and output start at zero."""
     aggregation = Aggregation(
         layers=mllm.layers, width=mllm.width, text_width=192, pooled_width=192, heads=4, refiner_heads=6,
-        mlp_ratio=1.5, mode=mode, refiner=refiner,
+        mlp_ratio=1.5, mode=variant.mode, read=variant.read(mllm.layers),
     )  # fmt: skip
     transformer = FluxTransformer2DModel(
         in_channels=64, num_layers=2, num_single_layers=4, attention_head_dim=32, num_attention_heads=6,
@@ -77,8 +98,7 @@ class PhasePart:
         device: str = "cpu",
         seed: int = 0,
         start: Path | None = None,
-        mode: str = "dla",
-        refiner: bool = True,
+        variant: Variant | None = None,
         batch: int | None = None,
         rate: float | None = None,
         compiled: bool = False,
@@ -90,10 +110,11 @@ class PhasePart:
         self._mllm, self._vae = mllm, Vae(vae)
         self._mllm.model.to(device).eval().requires_grad_(False)
         vae.to(device).eval().requires_grad_(False)
-        self._dropout = Dropout()
+        variant = variant or Variant()
+        self._dropout = Dropout(each=variant.dropout)
         self._ids = grid_ids(size // 16, size // 16)
         self._ref_ids = grid_ids(size // 16, size // 16, index=1)
-        model = make_denoiser(mllm, len(self._ids), mode, refiner)
+        model = make_denoiser(mllm, len(self._ids), variant)
         if start is not None:
             model = Denoiser(
                 Aggregation.from_pretrained(start / "aggregation", torch_dtype=torch.float32),
@@ -106,7 +127,7 @@ class PhasePart:
         if compiled:  # block by block, since a block is compiled once for all its repetitions
             for module in self.model.modules():
                 if isinstance(module, FluxTransformerBlock | FluxSingleTransformerBlock | Block):
-                    module.compile(dynamic=True)
+                    module.forward = torch.compile(module.forward, dynamic=True)  # not its hooks
         self._pool = Pool(
             self._make, batch=self.schedule.batch, chunk=CHUNK, window=24, reuse=12, seed=seed, alike="valid"
         )
@@ -147,7 +168,9 @@ class PhasePart:
         t = draw_times(len(x0), self._mu, generator).to(self._device)
         noise = torch.randn(x0.shape, generator=generator).to(self._device)
         known: list[Tensor] = []
-        listening = self.model.transformer.norm_out.register_forward_pre_hook(lambda _, given: known.append(given[0]))
+        listening = self.model.transformer.single_transformer_blocks[HELPED].register_forward_pre_hook(
+            lambda _, __, given: known.append(given["hidden_states"]), with_kwargs=True
+        )
         velocity = self._velocity(self.model, batch, kept.text)(
             interpolate(x0, noise, t), t, Weights(mllm=float(kept.mllm), vae=float(kept.vae))
         )

@@ -19,7 +19,7 @@ from ..models.profiles import PROFILES
 from .loop import Part, Progress, fit, rank_and_world, show_progress
 from .mllm import MllmPart
 from .parts import ProbePart, VaePart
-from .phases import PhasePart
+from .phases import PhasePart, Variant
 
 PARTS = ("vae", "mllm", "probe", "phase1", "phase2")
 WRITES = {"vae": ("vae",), "mllm": ("mllm",), "probe": ("probe",)}  # phases write aggregation and transformer
@@ -28,22 +28,23 @@ WRITES = {"vae": ("vae",), "mllm": ("mllm",), "probe": ("probe",)}  # phases wri
 def train_plush(
     part: str, out: Path, *, command: str, minutes: float | None = None, steps: int | None = None,
     resume: Path | None = None, device: str = "cpu", seed: int = 0, rate: float | None = None,
-    batch: int | None = None, compiled: bool = False,
+    batch: int | None = None, compiled: bool = False, variant: Variant | None = None,
 ) -> Progress | None:  # fmt: skip
     """Trains one part of the embedded model into `out`, a folder of the shipped layout; notes the run in
     `training.json`.
 
     `compiled` fuses the blocks of the phases' models first: it takes minutes and a C++ compiler, and then a step takes
-    two thirds of the time on a CPU. Under `torchrun` its processes train one model together, each on its own samples.
-    Phases and probe take the frozen MLLM and VAE from `out`, or from the shipped weights where it has none yet; phase 2
-    starts from phase 1's aggregation and transformer in `resume`.
+    two thirds of the time on a CPU; `variant` is what an ablation changes in phases that start afresh. Under `torchrun`
+    its processes train one model together, each on its own samples. Phases and probe take the frozen MLLM and VAE from
+    `out`, or from the shipped weights where it has none yet; phase 2 starts from phase 1's aggregation and transformer
+    in `resume`.
     """
     if dist.is_torchelastic_launched():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     rank, world = rank_and_world()
     if world > 1:
         command = command.replace("python", f"torchrun --nproc-per-node {world}", 1)
-    trainee = make_part(part, out, resume, device, seed * world + rank, rate, batch, compiled)
+    trainee = make_part(part, out, resume, device, seed * world + rank, rate, batch, compiled, variant)
     last = show_progress(fit(trainee, out, minutes=minutes, steps=steps, resume=resume), part)
     if last is not None and rank == 0:
         note(out, part, command, trainee, last, device)
@@ -59,6 +60,7 @@ def make_part(
     rate: float | None = None,
     batch: int | None = None,
     compiled: bool = False,
+    variant: Variant | None = None,
 ) -> Part:
     """A part ready to train, from the weights in `resume` where it has them."""
     names = WRITES.get(part, ("aggregation", "transformer"))
@@ -83,7 +85,7 @@ def make_part(
         GotOcr2ImageProcessorPil.from_pretrained(frozen("mllm")),
         profile.template,
     )
-    return PhasePart(int(part[-1]), mllm, vae, mu=profile.shift or 0.0, compiled=compiled, **options)
+    return PhasePart(int(part[-1]), mllm, vae, mu=profile.shift or 0.0, compiled=compiled, variant=variant, **options)
 
 
 def note(out: Path, part: str, command: str, trainee: Part, last: Progress, device: str) -> None:
