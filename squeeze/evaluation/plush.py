@@ -1,6 +1,7 @@
 """How well the embedded model keeps the toy and follows the prompt, read by the probe on held-out toys and prompts.
 
-One picture a case, seed = case number. The probe takes no part in training or choosing the generator.
+One picture a case, seed = case number. The probe takes no part in training or choosing the generator. Every interval is
+a 95 % bootstrap over cases, each a toy of its own.
 """
 
 from __future__ import annotations
@@ -8,22 +9,24 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
-from transformers import InternVLForConditionalGeneration
 
 from ..checks import near_copy
 from ..events import Finished
-from ..images import to_picture, to_tensor
+from ..images import content_hash, open_picture, to_picture, to_tensor
 from ..models.loading import Models
 from ..pipeline import default_request, generate
-from ..plush.language import ANSWERS, Question, Wish, ask_picture, ask_request, say
+from ..plush.language import ANSWERS, Wish, say
 from ..plush.probe import Probe, Reading, degrees_between
 from ..plush.world import FACINGS, facing_of, render, visible
-from ..training.data import IDENTITY, Case, draw_cases, draw_labelled, to_unit
+from ..recipe import write_png
+from ..request import RequestError
+from ..training.data import IDENTITY, Case, draw_cases
+from .intervals import interval, mean_interval
+from .records import Records, whole
 
 PROMPT = ("place", "facing", "hat", "size")
 JOINT = ("place", "facing", "hat", "body", "pattern")
@@ -47,9 +50,12 @@ class Drawn:
     turned: float  # degrees between the facing in the reference and in the picture
 
 
-def evaluate(models: Models, probe: Probe, count: int, free: bool = False, **asked: Any) -> Iterator[Drawn]:
+def evaluate(
+    models: Models, probe: Probe, count: int, free: bool = False, records: Records | None = None, **asked: Any
+) -> Iterator[Drawn]:
     """Draws the first `count` held-out cases with the profile's defaults, changed by `asked` (fields of Request); with
-    `free` the prompts leave the facing open, so that it shows whether it is copied from the reference."""
+    `free` the prompts leave the facing open, so that it shows whether it is copied from the reference. With `records`
+    each case is kept at once, and those kept before are not drawn again."""
     size = models.profile.size
     cases = draw_cases(count, CASES_SEED + 3 if free else CASES_SEED, held_out=True)
     if free:
@@ -58,24 +64,53 @@ def evaluate(models: Models, probe: Probe, count: int, free: bool = False, **ask
     references = render(cases.toys, cases.references, size).pixels
     seen = visible(render(cases.toys, cases.targets, size).coverage)
     for case in range(count):
-        reference = to_picture(references[case : case + 1] * 2 - 1)
-        wish = cases.wishes[case]
-        request = default_request(
-            models.profile, **{"prompt": wish.text, "references": (reference,), "seed": case, "previews": False} | asked
-        )
-        picture = next(e.image for e in generate(models, request) if isinstance(e, Finished))
-        read = probe.read(to_tensor(picture))
-        right = {
-            name: None if getattr(wish, name) is None else _reads(read, name) == getattr(wish, name) for name in PROMPT
-        }
-        for name in IDENTITY:
-            shown = bool(seen[name][case])
-            right[name] = _reads(read, name) == int(getattr(cases.toys, name)[case]) if shown else None
-        yield Drawn(
-            case=case, prompt=wish.text, reference=reference, picture=picture, right=right,
-            needs_picture=bool(wish.needs_picture), copied=near_copy(picture, reference),
-            turned=float(degrees_between(read.azimuth, cases.references.azimuth[case])[0]),
-        )  # fmt: skip
+        reference, wish = to_picture(references[case : case + 1] * 2 - 1), cases.wishes[case]
+        name = f"{'free' if free else 'told'}/{case:05}"
+        kept = _kept(records, name) if records else None
+        if kept is None:
+            request = default_request(
+                models.profile,
+                **{"prompt": wish.text, "references": (reference,), "seed": case, "previews": False} | asked,
+            )
+            done = next(event for event in generate(models, request) if isinstance(event, Finished))
+            read = probe.read(to_tensor(done.image))
+            result = {
+                "right": _right(read, cases, case, {key: bool(shown[case]) for key, shown in seen.items()}),
+                "needs_picture": bool(wish.needs_picture),
+                "copied": near_copy(done.image, reference),
+                "turned": float(degrees_between(read.azimuth, cases.references.azimuth[case])[0]),
+            }
+            kept = done.image, result
+            if records:
+                with whole(_picture(records, name)) as part:
+                    write_png(done.image, done.recipe, part)
+                records.write(name, {"picture": done.recipe["picture"]} | result)
+        yield Drawn(case=case, prompt=wish.text, reference=reference, picture=kept[0], **kept[1])
+
+
+def _right(read: Reading, cases: Case, case: int, seen: dict[str, bool]) -> dict[str, bool | None]:
+    """Which attributes are right, see Drawn; `seen` are those of the toy that a true picture shows."""
+    wish = cases.wishes[case]
+    right = {
+        name: None if getattr(wish, name) is None else _reads(read, name) == getattr(wish, name) for name in PROMPT
+    }
+    for name in IDENTITY:
+        right[name] = _reads(read, name) == int(getattr(cases.toys, name)[case]) if seen[name] else None
+    return right
+
+
+def _kept(records: Records, name: str) -> tuple[Image.Image, dict[str, Any]] | None:
+    """A case's picture and result from an earlier run; None where one of them is missing or damaged."""
+    result = records.read(name)
+    try:
+        picture = open_picture(_picture(records, name))
+    except RequestError:
+        return None
+    return (picture, result) if result and result.pop("picture", None) == content_hash(picture) else None
+
+
+def _picture(records: Records, name: str) -> Path:
+    return records.folder / "pictures" / f"{name}.png"
 
 
 def _without_facing(wish: Wish, rng: random.Random) -> Wish:
@@ -101,23 +136,24 @@ def summary(drawn: list[Drawn]) -> dict[str, Any]:
     for name in (*PROMPT, *IDENTITY):
         judged = [d.right[name] for d in drawn if d.right[name] is not None]
         rates[name] = {
-            "rate": _share(judged), "interval": _interval(judged), "cases": len(judged),
+            "rate": share(judged), "interval": interval(judged), "cases": len(judged),
             "chance": round(chance(name), 3),
         }  # fmt: skip
-    relative = [d for d in drawn if d.needs_picture]
+    relative = [all(d.right[name] is not False for name in PROMPT) for d in drawn if d.needs_picture]
     joint = [all(d.right[name] is not False for name in JOINT) for d in drawn]
+    copied = [d.copied for d in drawn]
     return {
         "cases": len(drawn),
         "rates": rates,
-        "joint": _share(joint),
-        "joint_interval": _interval(joint),
+        "joint": share(joint),
+        "joint_interval": interval(joint),
         "prompt_mean": _mean(rates, PROMPT[:3]),
+        "prompt_mean_interval": mean_interval([[d.right[name] for name in PROMPT[:3]] for d in drawn]),
         "identity_mean": _mean(rates, IDENTITY),
-        "needs_picture": {
-            "rate": _share([all(d.right[name] is not False for name in PROMPT) for d in relative]),
-            "cases": len(relative),
-        },
-        "near_copies": _share([d.copied for d in drawn]),
+        "identity_mean_interval": mean_interval([[d.right[name] for name in IDENTITY] for d in drawn]),
+        "needs_picture": {"rate": share(relative), "interval": interval(relative), "cases": len(relative)},
+        "near_copies": share(copied),
+        "near_copies_interval": interval(copied),
     }
 
 
@@ -125,24 +161,16 @@ def copy_paste(drawn: list[Drawn]) -> dict[str, Any]:
     """How the toy stands in pictures whose prompts leave the facing open, in the paper's form: degrees turned from the
     reference on average, and the share within k degrees of it averaged over k = 5, 10, 15, 20."""
     turned = [d.turned for d in drawn]
-    recall = [sum(angle <= k for angle in turned) / len(turned) for k in (5, 10, 15, 20)]
+    recall = [sum(angle <= k for k in (5, 10, 15, 20)) / 4 for angle in turned]
     return {
-        "azimuth_difference": round(sum(turned) / len(turned), 1), "recall": round(sum(recall) / 4, 4),
+        "azimuth_difference": round(sum(turned) / len(turned), 1), "azimuth_interval": interval(turned),
+        "recall": round(sum(recall) / len(recall), 4), "recall_interval": interval(recall),
         "cases": len(turned),
     }  # fmt: skip
 
 
-def _interval(values: list[bool | None]) -> list[float] | None:
-    """The 95 % bootstrap interval of a rate over cases, each a toy of its own; 2,000 fixed resamples."""
-    if not values:
-        return None
-    hits = torch.tensor([float(bool(value)) for value in values])
-    drawn = torch.randint(len(hits), (2000, len(hits)), generator=torch.Generator().manual_seed(0))
-    means = hits[drawn].mean(1)
-    return [round(float(means.quantile(q)), 4) for q in (0.025, 0.975)]
-
-
-def _share(values: list[bool | None]) -> float | None:
+def share(values: list[bool | None]) -> float | None:
+    """The share of cases that are right; None where there are none."""
     return round(sum(map(bool, values)) / len(values), 4) if values else None
 
 
@@ -151,103 +179,27 @@ def _mean(rates: dict[str, Any], names: tuple[str, ...]) -> float | None:
     return round(sum(found) / len(found), 4) if found else None
 
 
-# --- the parts by themselves ----------------------------------------------------------------------------------------
-
-
-def evaluate_parts(models: Models, probe: Probe, full: InternVLForConditionalGeneration, count: int) -> dict[str, Any]:
-    """The instruments and frozen parts on held-out renders: probe, VAE, MLLM. `full` is the MLLM with its lm_head."""
-    size = models.profile.size
-    truth = draw_labelled(count, CASES_SEED + 1, size, held_out=True)
-    pixels = to_unit(truth["pixels"])
-    restored = torch.cat([models.vae.restored(part) for part in pixels.split(64)])
-    error = ((restored - pixels) / 2).square().mean((1, 2, 3))
-    return {
-        "cases": count,
-        "probe": _probe_figures(probe, pixels, truth),
-        "probe_after_vae": _probe_figures(probe, restored, truth),
-        "vae_psnr_db": round(float((-10 * error.log10()).mean()), 2),
-        "mllm_questions": answered(models, full, draw_cases(count, CASES_SEED + 2, held_out=True)),
-    }
-
-
-def _probe_figures(probe: Probe, pixels: Tensor, truth: dict[str, Tensor]) -> dict[str, float]:
-    reads = [probe.read(part) for part in pixels.split(64)]
-    figures = {}
-    for name in reads[0].index:
-        index = torch.cat([read.index[name] for read in reads])
-        judged = truth[name] >= 0
-        figures[name] = round(float((index == truth[name])[judged].float().mean()), 4)
-    error = degrees_between(torch.cat([read.azimuth for read in reads]), truth["azimuth"])
-    return figures | {"facing_error_degrees": round(float(error.median()), 2)}
-
-
-@torch.inference_mode()
-def answered(models: Models, full: InternVLForConditionalGeneration, cases: Case) -> dict[str, float | None]:
-    """The share of questions answered right, word for word, by greedy decoding: about the picture, about the request,
-    all."""
-    drawn = render(cases.toys, cases.references, models.profile.size)
-    seen = visible(drawn.coverage)
-    rng = random.Random(0)
-    right: dict[str, list[bool]] = {"picture": [], "request": []}
-    for case, wish in enumerate(cases.wishes):
-        known = {name: int(getattr(cases.references, name)[case]) for name in PROMPT}
-        known |= {name: int(getattr(cases.toys, name)[case]) for name in IDENTITY if seen[name][case]}
-        pixels = models.mllm.pixels([to_picture(drawn.pixels[case : case + 1] * 2 - 1)])
-        asked = [("picture", q) for q in ask_picture(known, rng)] + [("request", q) for q in ask_request(wish, rng)]
-        says = _answers(models, full, pixels, wish.text, [question for _, question in asked])
-        for (kind, question), said in zip(asked, says, strict=True):
-            right[kind].append(said == question.answer)
-    every = right["picture"] + right["request"]
-    return {"picture": _share(right["picture"]), "request": _share(right["request"]), "all": _share(every)}
-
-
-def _answers(
-    models: Models, full: InternVLForConditionalGeneration, pixels: Tensor, prompt: str, questions: list[Question]
-) -> list[str]:
-    """Greedy answers, each question put by itself after the picture and the prompt."""
-    tokenizer = models.mllm.tokenizer
-    texts = [tokenizer.encode(f"{prompt} . {question.text}", add_special_tokens=False) for question in questions]
-    longest, before = max(map(len, texts)), models.mllm.picture_ids()
-    pad, stop = tokenizer.pad_token_id, tokenizer.encode(".", add_special_tokens=False)[0]
-    ids = torch.tensor([[pad] * (longest - len(text)) + before + text for text in texts])
-    out = full.generate(
-        input_ids=ids, attention_mask=(ids != pad).long(), pixel_values=pixels.expand(len(texts), -1, -1, -1),
-        max_new_tokens=4, do_sample=False, eos_token_id=stop, pad_token_id=pad,
-    )  # fmt: skip
-    said = out[:, ids.shape[1] :].tolist()
-    return [tokenizer.decode([token for token in row if token not in (pad, stop)]) for row in said]
-
-
-def load_instruments(models: Models) -> tuple[Probe, InternVLForConditionalGeneration]:
-    """The probe and the MLLM with its lm_head, from the profile's folder, in float32 on the CPU."""
-    folder = models.profile.folder
-    probe = Probe.from_pretrained(folder / "probe", torch_dtype=torch.float32).eval()
-    full = InternVLForConditionalGeneration.from_pretrained(folder / "mllm", dtype=torch.float32).eval()
-    return probe, full
-
-
 def as_markdown(figures: dict[str, Any]) -> str:
     """The summary as a table, chance beside each rate."""
-    lines = ["| attribute | right | 95 % interval | cases | chance |", "|---|---:|---:|---:|---:|"]
-    for name, row in figures["rates"].items():
-        rate = "-" if row["rate"] is None else f"{row['rate']:.1%}"
-        low, high = row["interval"] or (0, 0)
-        between = f"{low:.1%} to {high:.1%}" if row["interval"] else "-"
-        lines.append(f"| {name} | {rate} | {between} | {row['cases']} | {row['chance']:.1%} |")
+    needs, cases = figures["needs_picture"], figures["cases"]
+    rows = [(name, r["rate"], r["interval"], r["cases"], f"{r['chance']:.1%}") for name, r in figures["rates"].items()]
     for name in ("joint", "prompt_mean", "identity_mean", "near_copies"):
-        value = figures[name]
-        lines.append(
-            f"| {name.replace('_', ' ')} | {'-' if value is None else f'{value:.1%}'} | | {figures['cases']} | |"
-        )
-    needs = figures["needs_picture"]
+        rows.append((name.replace("_", " "), figures[name], figures[f"{name}_interval"], cases, ""))
     if needs["cases"]:
-        lines.append(f"| prompts that need the picture | {needs['rate']:.1%} | | {needs['cases']} | |")
+        rows.append(("prompts that need the picture", needs["rate"], needs["interval"], needs["cases"], ""))
     if "copy_paste" in figures:
         turned = figures["copy_paste"]
-        lines += [
-            f"| turned from the reference | {turned['azimuth_difference']:.1f}° | | {turned['cases']} | 90.0° |",
-            f"| facing copied (recall) | {turned['recall']:.1%} | | {turned['cases']} | {BLIND_RECALL:.1%} |",
-        ]
+        copied = turned["recall"], turned["recall_interval"], turned["cases"], f"{BLIND_RECALL:.1%}"
+        rows.append(("facing copied (recall)", *copied))
+    lines = ["| attribute | right | 95 % interval | cases | chance |", "|---|---:|---:|---:|---:|"]
+    for name, rate, within, count, blind in rows:
+        between = "{:.1%} to {:.1%}".format(*within) if within else "-"
+        lines.append(f"| {name} | {'-' if rate is None else f'{rate:.1%}'} | {between} | {count} | {blind} |")
+    if "copy_paste" in figures:
+        within = turned["azimuth_interval"]
+        between = "{:.1f}° to {:.1f}°".format(*within) if within else "-"
+        average = f"{turned['azimuth_difference']:.1f}°"
+        lines.append(f"| turned from the reference | {average} | {between} | {turned['cases']} | 90.0° |")
     return "\n".join(lines)
 
 

@@ -1,0 +1,204 @@
+"""The command line: python -m squeeze evaluate plush | table | dreambench. See cli.py for what is printed where."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .balance import PRESETS
+from .models.loading import LoadError, load
+from .models.profiles import PROFILES, find_profile
+from .recipe import number
+from .request import RequestError
+
+WAIT = datetime.timedelta(days=30)  # that a process which is done waits for the others; torch's own is minutes
+TABLE_NAMES = ("thresholds", "conditions", "late_text", "sweep", "aggregation", "layers", "training")
+ASKED = ("balance", "cfg", "steps")  # fields of Request that can be set for a whole evaluation
+
+
+def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
+    """Adds the command to the parser's `commands`; `balance` reads balances as every command does."""
+    score = commands.add_parser("evaluate", help="measure a model")
+    worlds = score.add_subparsers(required=True, metavar="BENCHMARK")
+
+    toys = worlds.add_parser("plush", help="the embedded model on held-out toys and prompts")
+    toys.add_argument("--n", type=int, default=200, help="number of cases")
+    toys.add_argument("--out", type=Path, help="keep each case in this folder, so that a stopped run goes on")
+    toys.add_argument("--parts", action="store_true", help="measure probe, VAE and MLLM by themselves instead")
+    toys.add_argument("--sheet", type=Path, help="write references and pictures side by side as a PNG")
+    toys.set_defaults(run=_plush)
+
+    table = worlds.add_parser("table", help="the paper's tables in miniature, by the embedded model")
+    table.add_argument("name", choices=TABLE_NAMES)
+    table.add_argument("--n", type=int, default=200, help="number of cases a row")
+    table.add_argument(
+        "--out", type=Path, default=Path("runs/tables"), help="cases and variants; a stopped run goes on"
+    )
+    table.add_argument("--steps", type=int, default=2000, help="training steps of each variant, where there are any")
+    table.add_argument("--processes", type=int, default=1, help="processes that train a variant together")
+    table.add_argument("--seed", type=int, default=0, help="of the trainings")
+    table.add_argument("--only", help="a single row, by its name")
+    table.add_argument("--json", action="store_true")
+    table.set_defaults(run=_table)
+
+    photos = worlds.add_parser("dreambench", help="DINO-I, CLIP-I and CLIP-T on photos of real subjects")
+    photos.add_argument("--data", type=Path, required=True, help="the folder `dataset` of github.com/google/dreambooth")
+    made = photos.add_mutually_exclusive_group(required=True)
+    made.add_argument("--profile", help=f"draws the pictures: {', '.join(PROFILES)}")
+    made.add_argument("--pictures", type=Path, help="score this folder of SUBJECT/PROMPT_SEED.png instead")
+    photos.add_argument("--out", type=Path, help="where pictures, scores, report and gallery go; a stopped run goes on")
+    photos.add_argument("--seeds", type=int, help="pictures of each prompt; 4 if left out")
+    photos.add_argument("--limit", type=int, help="only so many cases, spread over subjects and prompts")
+    photos.add_argument("--metrics", type=Path, help="a folder with dino/ and clip/ in place of the hub's checkpoints")
+    photos.add_argument("--device", choices=["cpu", "cuda"], help="chosen if left out, one for each process")
+    photos.set_defaults(run=_dreambench)
+
+    for one in (toys, photos):
+        one.add_argument(
+            "--balance", type=balance, help="three numbers from 0 to 1, or a preset: " + ", ".join(PRESETS)
+        )
+        one.add_argument("--cfg", type=number)
+        one.add_argument("--steps", type=number)
+        one.add_argument("--weights", type=Path, help="a folder of weights in place of the profile's own")
+        one.add_argument("--json", action="store_true")
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ASKED if getattr(options, name) is not None}
+
+
+def _plush(options: argparse.Namespace) -> int:
+    from .evaluation import parts, plush
+    from .evaluation.records import Records
+
+    profile = find_profile("plush")
+    if options.n < 1:
+        raise RequestError("count", value=options.n)
+    models = load(profile, options.weights)
+    probe, full = parts.load_instruments(models)
+    if options.parts:
+        figures: dict[str, Any] = parts.evaluate_parts(models, probe, full, options.n)
+        print(json.dumps(figures, indent=None if options.json else 1))
+        return 0
+    asked = _asked(options)
+    made = {"profile": profile.name, "revision": models.revision, **asked}
+    records = Records(options.out) if options.out else None
+    if records:  # the number of cases decides which they are
+        records.claim(json.loads(json.dumps({"benchmark": "plush", **made, "n": options.n})))
+    drawn = []
+    for result in plush.evaluate(models, probe, options.n, records=records, **asked):
+        drawn.append(result)
+        _progress(len(drawn), options.n)
+    figures = made | plush.summary(drawn)
+    turned = list(plush.evaluate(models, probe, max(1, options.n // 4), free=True, records=records, **asked))
+    figures["copy_paste"] = plush.copy_paste(turned)
+    print(json.dumps(figures) if options.json else plush.as_markdown(figures))
+    if options.sheet:
+        plush.sheet(drawn).save(options.sheet)
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from .evaluation import tables
+    from .evaluation.records import EvaluationError
+
+    if options.n < 1:
+        raise RequestError("count", value=options.n)
+    for name in ("steps", "processes"):
+        if getattr(options, name) < 1:
+            raise EvaluationError(f"--{name} must be at least 1, not {getattr(options, name)}.")
+    rows = []
+    for row in tables.run_table(
+        options.name, find_profile("plush"), options.n, options.out, steps=options.steps,
+        processes=options.processes, seed=options.seed, only=options.only,
+    ):  # fmt: skip
+        rows.append(row)
+        print(tables.as_markdown(options.name, [row]).splitlines()[-1], file=sys.stderr)
+    print(json.dumps({"table": options.name, "rows": rows}) if options.json else tables.as_markdown(options.name, rows))
+    return 0
+
+
+def _dreambench(options: argparse.Namespace) -> int:
+    from accelerate import PartialState
+
+    from .evaluation import comparison, dreambench, gallery, metrics, subjects
+    from .evaluation.records import Records, write_text
+
+    _check(options)
+    # 1 the photos and prompts, and the processes that accelerate started
+    bench = subjects.read_bench(options.data)
+    state = PartialState(cpu=options.device == "cpu" or not torch.cuda.is_available(), timeout=WAIT)
+    if options.device == "cuda" and state.device.type != "cuda":
+        raise LoadError("This asks for cuda, but torch sees no CUDA device. Use --device cpu, or leave it out.")
+    # 2 the pictures: another system's, or a profile's
+    name = options.pictures.resolve().name if options.pictures else options.profile
+    out = options.out or Path("runs") / f"dreambench-{name}"
+    if options.pictures:
+        source: Any = dreambench.Found(options.pictures, bench)
+        cases, made = source.cases, {"pictures": str(options.pictures.resolve())}
+        left_out = [*bench.skipped, *source.skipped]
+    else:
+        profile, device = find_profile(name), str(state.device) if state.num_processes > 1 else options.device
+        source = dreambench.Drawn(load(profile, options.weights, device), out / "pictures", _asked(options))
+        cases = dreambench.draw_list(bench, options.seeds or dreambench.SEEDS)
+        source.request(cases[0])  # whether the profile can take what is asked, before anything is written
+        made = {"profile": name, "revision": source.models.revision, **source.asked, "seeds": cases[-1].seed + 1}
+        left_out = list(bench.skipped)
+    possible, cases = dreambench.possible(bench, cases), cases[: options.limit]
+    # 3 the metrics; the folder takes one run's results only
+    scorer = metrics.load_metrics(options.metrics, state.device)
+    records, made = Records(out), made | {"data": bench.fingerprint, "metrics": scorer.weights}
+    with state.main_process_first():
+        records.claim(json.loads(json.dumps(made)))
+    # 4 case by case
+    if state.is_main_process:
+        for sentence in left_out:
+            print(f"Skipped {sentence}", file=sys.stderr)
+    for done, count, result in dreambench.evaluate(cases, source, scorer, records, state):
+        if "skipped" in result:
+            print(f"Skipped {result['subject']}, prompt {result['number']}: {result['skipped']}", file=sys.stderr)
+        elif state.is_main_process:
+            _progress(done, count)
+    # 5 what came out, from all processes
+    if state.is_main_process:
+        figures = {"name": name, **made, "possible": possible, "missing": list(bench.missing), "skipped_data": left_out}
+        figures["metrics"] = {
+            key: {"source": scorer.source[key], "weights": scorer.weights[key]} for key in scorer.source
+        }
+        figures |= dreambench.summary(cases, records)
+        report = comparison.as_markdown(figures)
+        write_text(out / "report.json", json.dumps(figures, indent=1) + "\n")
+        write_text(out / "report.md", report)
+        page = gallery.write_gallery(out / "gallery", cases, source, records, figures)
+        print(json.dumps(figures) if options.json else report)
+        print(f"Wrote {out / 'report.md'} and {page}.", file=sys.stderr)
+    state.wait_for_everyone()
+    state.destroy_process_group()
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises RequestError or EvaluationError for flags that make no sense."""
+    from .evaluation.records import EvaluationError
+
+    if options.limit is not None and options.limit < 1:
+        raise RequestError("count", value=options.limit)
+    if options.seeds is not None and options.seeds < 1:
+        raise EvaluationError(f"The pictures of each prompt must be at least 1, not {options.seeds}.")
+    drawing = [name for name in (*ASKED, "seeds", "weights") if getattr(options, name) is not None]
+    if options.pictures and drawing:
+        raise EvaluationError(
+            f"--{drawing[0]} says how pictures are drawn, and --pictures {options.pictures} are already. Leave one out."
+        )
+
+
+def _progress(done: int, count: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{done} of {count}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,90 @@
+"""The embedded model's instruments and frozen parts by themselves, on held-out renders."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import InternVLForConditionalGeneration
+
+from ..images import to_picture
+from ..models.loading import Models
+from ..plush.language import Question, ask_picture, ask_request
+from ..plush.probe import Probe, degrees_between
+from ..plush.world import render, visible
+from ..training.data import IDENTITY, Case, draw_cases, draw_labelled, to_unit
+from .plush import CASES_SEED, PROMPT, share
+
+
+def evaluate_parts(models: Models, probe: Probe, full: InternVLForConditionalGeneration, count: int) -> dict[str, Any]:
+    """The instruments and frozen parts on held-out renders: probe, VAE, MLLM. `full` is the MLLM with its lm_head."""
+    size = models.profile.size
+    truth = draw_labelled(count, CASES_SEED + 1, size, held_out=True)
+    pixels = to_unit(truth["pixels"])
+    restored = torch.cat([models.vae.restored(part) for part in pixels.split(64)])
+    error = ((restored - pixels) / 2).square().mean((1, 2, 3))
+    return {
+        "cases": count,
+        "probe": _probe_figures(probe, pixels, truth),
+        "probe_after_vae": _probe_figures(probe, restored, truth),
+        "vae_psnr_db": round(float((-10 * error.log10()).mean()), 2),
+        "mllm_questions": answered(models, full, draw_cases(count, CASES_SEED + 2, held_out=True)),
+    }
+
+
+def _probe_figures(probe: Probe, pixels: Tensor, truth: dict[str, Tensor]) -> dict[str, float]:
+    reads = [probe.read(part) for part in pixels.split(64)]
+    figures = {}
+    for name in reads[0].index:
+        index = torch.cat([read.index[name] for read in reads])
+        judged = truth[name] >= 0
+        figures[name] = round(float((index == truth[name])[judged].float().mean()), 4)
+    error = degrees_between(torch.cat([read.azimuth for read in reads]), truth["azimuth"])
+    return figures | {"facing_error_degrees": round(float(error.median()), 2)}
+
+
+@torch.inference_mode()
+def answered(models: Models, full: InternVLForConditionalGeneration, cases: Case) -> dict[str, float | None]:
+    """The share of questions answered right, word for word, by greedy decoding: about the picture, about the request,
+    all."""
+    drawn = render(cases.toys, cases.references, models.profile.size)
+    seen = visible(drawn.coverage)
+    rng = random.Random(0)
+    right: dict[str, list[bool]] = {"picture": [], "request": []}
+    for case, wish in enumerate(cases.wishes):
+        known = {name: int(getattr(cases.references, name)[case]) for name in PROMPT}
+        known |= {name: int(getattr(cases.toys, name)[case]) for name in IDENTITY if seen[name][case]}
+        pixels = models.mllm.pixels([to_picture(drawn.pixels[case : case + 1] * 2 - 1)])
+        asked = [("picture", q) for q in ask_picture(known, rng)] + [("request", q) for q in ask_request(wish, rng)]
+        says = _answers(models, full, pixels, wish.text, [question for _, question in asked])
+        for (kind, question), said in zip(asked, says, strict=True):
+            right[kind].append(said == question.answer)
+    every = right["picture"] + right["request"]
+    return {"picture": share(right["picture"]), "request": share(right["request"]), "all": share(every)}
+
+
+def _answers(
+    models: Models, full: InternVLForConditionalGeneration, pixels: Tensor, prompt: str, questions: list[Question]
+) -> list[str]:
+    """Greedy answers, each question put by itself after the picture and the prompt."""
+    tokenizer = models.mllm.tokenizer
+    texts = [tokenizer.encode(f"{prompt} . {question.text}", add_special_tokens=False) for question in questions]
+    longest, before = max(map(len, texts)), models.mllm.picture_ids()
+    pad, stop = tokenizer.pad_token_id, tokenizer.encode(".", add_special_tokens=False)[0]
+    ids = torch.tensor([[pad] * (longest - len(text)) + before + text for text in texts])
+    out = full.generate(
+        input_ids=ids, attention_mask=(ids != pad).long(), pixel_values=pixels.expand(len(texts), -1, -1, -1),
+        max_new_tokens=4, do_sample=False, eos_token_id=stop, pad_token_id=pad,
+    )  # fmt: skip
+    said = out[:, ids.shape[1] :].tolist()
+    return [tokenizer.decode([token for token in row if token not in (pad, stop)]) for row in said]
+
+
+def load_instruments(models: Models) -> tuple[Probe, InternVLForConditionalGeneration]:
+    """The probe and the MLLM with its lm_head, from the profile's folder, in float32 on the CPU."""
+    folder = models.profile.folder
+    probe = Probe.from_pretrained(folder / "probe", torch_dtype=torch.float32).eval()
+    full = InternVLForConditionalGeneration.from_pretrained(folder / "mllm", dtype=torch.float32).eval()
+    return probe, full

@@ -1,0 +1,181 @@
+"""The paper's tables in miniature: what a choice does to identity kept and prompt followed, one table a command.
+
+Some rows only ask for something else of the shipped model; others train a variant of the denoiser first, all with the
+same frozen MLLM and VAE, size, steps, data and seed. Nothing is chosen by these figures.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..balance import PRESETS, steps_per_stage
+from ..models.loading import Models, load
+from ..models.profiles import Profile
+from ..sampling import schedule, shift_for
+from . import plush
+from .parts import load_instruments
+from .records import EvaluationError, Records
+
+PAPER_TOKENS = 4096  # the image tokens that the paper's thresholds belong to
+FREE = 4  # one case in so many is drawn again with the facing left open
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What is trained for a row: flags of `python -m squeeze train`, and the parts in order with their share of the
+    table's steps."""
+
+    name: str
+    flags: tuple[str, ...] = ()
+    parts: tuple[tuple[str, float], ...] = (("phase1", 0.5), ("phase2", 0.5))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row: fields of Request that it changes, and the variant it needs, None for the shipped weights."""
+
+    name: str
+    asked: dict[str, Any] = field(default_factory=dict)
+    trained: Trained | None = None
+
+
+def _thresholds(profile: Profile) -> list[Row]:
+    """The paper's Table C, its thresholds brought to this profile's token count at equal signal to noise a picture."""
+    tokens = (profile.size // 16) ** 2
+    mu = shift_for(tokens) if profile.shift is None else profile.shift
+    times = schedule(profile.steps, mu)[:-1]
+    rows = []
+    for tau1, tau2, cfg in ((0, 0, 2.5), (0.97, 0.9, 2.5), (0.95, 0.85, 2.5), (0.85, 0.7, 2.5), (0.95, 0.85, 4)):
+        counts = steps_per_stage(times, scaled(tau1, tokens), scaled(tau2, tokens))
+        named = f"tau {tau1:g}, {tau2:g} ({counts[0]} + {counts[1]} + {counts[2]} steps), CFG {cfg:g}"
+        rows.append(Row(name=named, asked={"stage_steps": counts, "cfg": cfg}))
+    return rows
+
+
+def scaled(t: float, tokens: int) -> float:
+    """The time at which a picture of `tokens` has the signal to noise, over the whole picture, that one of 4096 tokens
+    has at `t`."""
+    return t / (t + (1 - t) * (PAPER_TOKENS / tokens) ** 0.5)
+
+
+def _sweep(profile: Profile) -> list[Row]:
+    """Each stage's balance by itself, the others as in the paper's preset."""
+    rows = {}
+    for stage in range(3):
+        for value in (0.0, 0.25, 0.5, 0.75, 1.0):
+            balance = tuple(value if i == stage else b for i, b in enumerate(PRESETS["paper"]))
+            rows[balance] = Row(name="balance " + ", ".join(f"{b:g}" for b in balance), asked={"balance": balance})
+    return list(rows.values())
+
+
+def _presets(*names: str) -> list[Row]:
+    return [Row(name=name, asked={"balance": PRESETS[name]}) for name in names]
+
+
+ONE = Trained(name="one phase", flags=("--dropout", "0"), parts=(("phase2", 1.0),))
+TWO = Trained(name="dla")
+
+TABLES: dict[str, tuple[str, Callable[[Profile], list[Row]]]] = {
+    "thresholds": ("Stage borders and CFG, the paper's at 4096 tokens", _thresholds),
+    "conditions": ("MLLM only, both at every step, staged, identity only",
+                   lambda _: _presets("meaning", "both", "paper", "identity")),
+    "late_text": ("What stays of the prompt where the balance is 1",
+                  lambda _: [Row(name=how, asked={"late_text": how}) for how in ("drop", "keep")]),
+    "sweep": ("The balance of one stage at a time", _sweep),
+    "aggregation": ("How the MLLM's layers are aggregated",
+                    lambda _: [Row(name=mode, trained=replace(TWO, name=mode, flags=("--mode", mode)))
+                               for mode in ("last_layer", "last_layer_blend_vit", "single_lap")]
+                    + [Row(name="dla", trained=TWO)]),
+    "layers": ("Which of the MLLM's layers are pooled",
+               lambda _: [Row(name=part, trained=replace(TWO, name=f"layers {part}", flags=("--layers", part)))
+                          for part in ("early", "middle", "late")] + [Row(name="all", trained=TWO)]),
+    "training": ("One phase or two, with the stages' masks or without",
+                 lambda _: [Row(name="one phase", asked={"balance": PRESETS["both"]}, trained=ONE),
+                            Row(name="one phase + masks", trained=ONE),
+                            Row(name="two phases + masks", trained=TWO)]),
+}  # fmt: skip
+
+
+def run_table(
+    name: str, profile: Profile, count: int, out: Path, *, steps: int = 2000, processes: int = 1, seed: int = 0,
+    only: str | None = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """The rows of a table in order, each as it is done: `name`, what was `asked`, the weights' `revision`, and the
+    figures of `plush.summary` and `plush.copy_paste` over `count` cases.
+
+    Everything is kept under `out`, variants too, and what is there already is not done again. Variants train for
+    `steps` in `processes`. `only` is the name of a single row. Raises EvaluationError where there is no such row or a
+    training fails.
+    """
+    rows = TABLES[name][1](profile)
+    if only is not None and only not in [row.name for row in rows]:
+        raise EvaluationError(f"The table {name} has no row {only!r}; it has: {'; '.join(row.name for row in rows)}.")
+    for row in rows:
+        if only not in (None, row.name):
+            continue
+        where = profile if row.trained is None else replace(
+            profile, folder=train_variant(row.trained, profile, out / "variants", steps, processes, seed)
+        )  # fmt: skip
+        models = load(where)
+        asked = {key: list(value) if isinstance(value, tuple) else value for key, value in row.asked.items()}
+        records = Records(out / name / row.name.replace(" ", "_").replace(",", ""))
+        records.claim({"benchmark": "plush", "revision": models.revision, "n": count, **asked})
+        figures = measured(models, count, records, row.asked)
+        yield {"name": row.name, "asked": asked, "revision": models.revision, **figures}
+
+
+def measured(models: Models, count: int, records: Records, asked: dict[str, Any]) -> dict[str, Any]:
+    """Draws and judges the cases of one row."""
+    probe, _ = load_instruments(models)
+    told = list(plush.evaluate(models, probe, count, records=records, **asked))
+    free = list(plush.evaluate(models, probe, max(1, count // FREE), free=True, records=records, **asked))
+    return plush.summary(told) | {"copy_paste": plush.copy_paste(free)}
+
+
+def train_variant(wanted: Trained, profile: Profile, folder: Path, steps: int, processes: int, seed: int) -> Path:
+    """The folder of a variant's weights, trained for `steps` in all unless that is done; a stopped one goes on."""
+    out = folder / f"{wanted.name.replace(' ', '_')}-{steps}-{seed}"
+    if (out / "done").exists():
+        return out
+    for part in ("mllm", "vae", "probe"):
+        shutil.copytree(profile.folder / part, out / part, dirs_exist_ok=True)
+    for part, share in wanted.parts:
+        goal = max(1, round(steps * share))
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command = [
+            sys.executable, *(start if processes > 1 else []), "-m", "squeeze", "train", "plush", "--part", part,
+            "--steps", str(goal), "--seed", str(seed), "--batch", str(64 // processes), "--out", str(out),
+            *(["--resume", str(out)] if (out / "transformer").exists() else []), *wanted.flags,
+        ]  # fmt: skip
+        root = Path(__file__).resolve().parents[2]
+        ran = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, stdout=sys.stderr)
+        if ran.returncode:
+            raise EvaluationError(f"The training of {wanted.name!r} ended with {ran.returncode}: {' '.join(command)}")
+    (out / "done").touch()
+    return out
+
+
+def as_markdown(name: str, rows: list[dict[str, Any]]) -> str:
+    """A table with 95 % intervals."""
+    lines = [
+        "| " + TABLES[name][0] + " | identity kept | prompt followed | all right | near-copies | turned |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        cells = [_percent(row[key], row[f"{key}_interval"]) for key in ("identity_mean", "prompt_mean", "joint")]
+        copied, turned = row["near_copies"], row["copy_paste"]["azimuth_difference"]
+        lines.append(f"| {row['name']} | {' | '.join(cells)} | {copied:.1%} | {turned:.0f}° |")
+    return "\n".join(lines)
+
+
+def _percent(value: float | None, within: list[float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1%}" + (f" ({within[0]:.1%} to {within[1]:.1%})" if within else "")

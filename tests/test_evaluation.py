@@ -1,0 +1,133 @@
+"""`evaluate plush`: an interval for every figure, the same JSON every time, and no case twice or lost."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from squeeze.cli import main
+from squeeze.evaluation import plush
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets" / "plush"
+COMMAND = ["evaluate", "plush", "--n", "4", "--steps", "1", "--json"]
+
+
+@pytest.fixture
+def generations(monkeypatch):
+    """The prompts of all pictures that were drawn; raises what `fail` holds before the one of that number."""
+    drawn, generate = Drawn(), plush.generate
+
+    def counted(models, request):
+        if len(drawn) in drawn.fail:
+            raise drawn.fail.pop(len(drawn))
+        drawn.append(request.prompt)
+        yield from generate(models, request)
+
+    monkeypatch.setattr(plush, "generate", counted)
+    return drawn
+
+
+class Drawn(list):
+    def __init__(self):
+        super().__init__()
+        self.fail = {}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_stopped_run_goes_on(generations, tmp_path, capsys):
+    sheets = [tmp_path / "whole.png", tmp_path / "stopped.png"]
+    assert main([*COMMAND, "--sheet", str(sheets[0])]) == 0
+    whole, prompts = capsys.readouterr().out, list(generations)
+    assert len(prompts) == 5, "four cases, and one that leaves the facing open"
+    generations.clear()
+    stopped = [*COMMAND, "--out", str(tmp_path / "out"), "--sheet", str(sheets[1])]
+    for place in (0, 2, 4):
+        generations.fail[place] = KeyboardInterrupt()
+        assert main(stopped) == 130
+    assert capsys.readouterr().out == ""
+    assert main(stopped) == 0
+    assert generations == prompts, "a case was drawn twice or lost"
+    assert capsys.readouterr().out == whole, "a run that was stopped gives other figures"
+    assert sheets[0].read_bytes() == sheets[1].read_bytes()
+    before = contents(tmp_path / "out")
+    assert main(stopped) == 0
+    assert generations == prompts, "a finished run drew something"
+    assert capsys.readouterr().out == whole
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:99])])
+@pytest.mark.parametrize("kept", ["cases/told/00001.json", "pictures/told/00001.png"])
+def test_a_damaged_case_is_drawn_again(generations, tmp_path, capsys, damage, kept):
+    command = [*COMMAND, "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    before, first = contents(tmp_path / "out"), capsys.readouterr().out
+    prompt = generations[1]
+    damage(tmp_path / "out" / kept)
+    assert main(command) == 0
+    assert generations[5:] == [prompt], "not the damaged case alone was drawn again"
+    assert contents(tmp_path / "out") == before
+    assert capsys.readouterr().out == first
+
+
+def test_a_full_disk(generations, tmp_path, capsys, monkeypatch):
+    save, saved = Image.Image.save, []
+
+    def full(picture, path, **options):
+        saved.append(path)
+        if len(saved) == 2:
+            Path(path).write_bytes(b"\x89PNG half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(picture, path, **options)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    command = [*COMMAND, "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "The disk is full" in capsys.readouterr().err
+    left = set(contents(tmp_path / "out"))
+    assert left == {"run.json", "cases/told/00000.json", "pictures/told/00000.png"}, "half a case was left"
+    assert main(command) == 0
+    assert len(generations) == 6, "only the case whose picture had no room was to be drawn again"
+
+
+def test_results_of_another_run_are_refused(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    assert main([*COMMAND, *out]) == 0
+    before = contents(tmp_path / "out")
+    other = Path(shutil.copytree(ASSETS, tmp_path / "other"))
+    trained = json.loads((other / "training.json").read_text())
+    (other / "training.json").write_text(json.dumps(trained | {"revision": "0123456789ab"}))
+    capsys.readouterr()
+    for more, says in (
+        (["--weights", str(other)], '"0123456789ab" now'),
+        (["--n", "5"], "n 4 there, 5 now"),
+        (["--steps", "2"], "steps 1 there, 2 now"),
+    ):
+        assert main([*COMMAND, *out, *more]) == 2, f"{more} was mixed with other results"
+        assert says in capsys.readouterr().err
+    assert contents(tmp_path / "out") == before
+
+
+def test_every_figure_has_an_interval(capsys):
+    assert main(["evaluate", "plush", "--n", "60", "--steps", "1", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    turned, needs = figures["copy_paste"], figures["needs_picture"]
+    pairs = {name: (row["rate"], row["interval"]) for name, row in figures["rates"].items()}
+    names = ("joint", "prompt_mean", "identity_mean", "near_copies")
+    pairs |= {name: (figures[name], figures[f"{name}_interval"]) for name in names}
+    pairs |= {
+        "needs_picture": (needs["rate"], needs["interval"]),
+        "recall": (turned["recall"], turned["recall_interval"]),
+    }
+    pairs["azimuth"] = (turned["azimuth_difference"], turned["azimuth_interval"])
+    for name, (value, (low, high)) in pairs.items():
+        assert low <= value <= high, f"{name} lies outside its interval"
+    table = plush.as_markdown(figures)
+    assert len(table.splitlines()) == 2 + 9 + 7
+    assert all(" to " in line for line in table.splitlines()[2:]), "a row has no interval"
