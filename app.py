@@ -22,11 +22,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # after the flags, so that --help and a slip answer at once: torch and gradio take seconds to import
     from squeeze.models.loading import LoadError, load
     from squeeze.models.profiles import find_profile
+    from squeeze.models.sources import revisions_of
     from squeeze.request import RequestError
     from squeeze.ui.page import build, launch
 
     try:
-        page = build(load(find_profile(flags.profile), flags.weights, flags.device))
+        profile, revisions = find_profile(flags.profile), revisions_of(flags.revision)
+        models = load(
+            profile, flags.weights, flags.device, adapter=flags.adapter, revisions=revisions, memory=flags.memory,
+            compiled=flags.compile, report=lambda plan: print(plan.as_text(), flush=True),
+        )  # fmt: skip
+        print(f"{profile.title}. Licence: {models.profile.licence}.", flush=True)
+        page = build(models)
     except (LoadError, RequestError) as error:
         return _refused(error)
     try:
@@ -50,6 +57,13 @@ def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on")
     parser.add_argument("--weights", type=Path, help="folder of weights in place of the profile's own")
+    parser.add_argument("--adapter", type=Path, help="folder of an adapter, for profiles that need one")
+    parser.add_argument(
+        "--revision", action="append", default=[], metavar="REPO@COMMIT",
+        help="another commit of a repository on the hub than the profile's; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--memory", default="auto", help="what stays on a CUDA card: auto, resident, swap or lean")
+    parser.add_argument("--compile", action="store_true", help="the first steps take minutes, the others less time")
     parser.add_argument("--device", help="cpu, cuda or cuda:1 in place of the profile's choice")
     parser.add_argument("--mcp", action="store_true", help="offer the two endpoints to agents too, as an MCP server")
     return parser.parse_args(arguments)

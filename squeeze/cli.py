@@ -18,10 +18,14 @@ import numpy as np
 from PIL import Image
 
 from .balance import PRESETS
+from .cli_evaluate import add_evaluate
+from .evaluation.records import EvaluationError
 from .events import Encoded, Finished, StepDone
 from .images import content_hash, open_picture
+from .models.aggregation import MODES
 from .models.loading import LoadError, load
 from .models.profiles import PROFILES, find_profile
+from .models.sources import revisions_of
 from .pipeline import default_request, generate
 from .recipe import (
     FIELDS,
@@ -46,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (RequestError, RecipeError, LoadError) as error:
+    except (RequestError, RecipeError, LoadError, EvaluationError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -63,7 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("generate", help="draw one picture")
     one.add_argument("--profile", help=f"{', '.join(PROFILES)}; {DEFAULT} if left out")
     one.add_argument("--weights", type=Path, help="a folder of weights in place of the profile's own")
+    one.add_argument("--adapter", type=Path, help="the folder of an adapter, for profiles that need one")
+    one.add_argument(
+        "--revision", action="append", default=[], metavar="REPO@COMMIT",
+        help="another commit of a repository on the hub than the profile's; may be repeated",
+    )  # fmt: skip
     one.add_argument("--device", help="cpu or cuda; the profile chooses if left out")
+    one.add_argument("--memory", default="auto", help="what stays on a CUDA card: auto, resident, swap or lean")
+    one.add_argument("--compile", action="store_true", help="the first steps take minutes, the others less time")
     one.add_argument("--reference", required=True, action="append", help="a picture of the subject")
     one.add_argument("--prompt", help='for example "on the beach, facing left, with a red hat"')
     one.add_argument("--balance", type=_balance, help="three numbers from 0 to 1, or a preset: " + ", ".join(PRESETS))
@@ -98,25 +109,30 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--batch", type=int, help="samples a step; each part has its own if left out")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--compile", action="store_true", help="phases only: minutes of compiling, then faster steps")
+    ablation = train.add_argument_group("ablations", "phases only")
+    ablation.add_argument("--mode", default="dla", choices=MODES, help="how the MLLM's layers are aggregated")
+    ablation.add_argument("--layers", default="all", choices=("early", "middle", "late", "all"), help="which are read")
+    ablation.add_argument("--dropout", type=_share, default=0.15, help="how often a condition is dropped by itself")
     train.set_defaults(run=_train)
 
-    score = commands.add_parser("evaluate", help="measure the embedded model on held-out toys and prompts")
-    score.add_argument("world", choices=["plush"])
-    score.add_argument("--n", type=int, default=200, help="number of cases")
-    score.add_argument("--balance", type=_balance, help="three numbers from 0 to 1, or a preset: " + ", ".join(PRESETS))
-    score.add_argument("--cfg", type=number)
-    score.add_argument("--steps", type=number)
-    score.add_argument("--parts", action="store_true", help="measure probe, VAE and MLLM by themselves instead")
-    score.add_argument("--sheet", type=Path, help="write references and pictures side by side as a PNG")
-    score.add_argument("--weights", type=Path, help="a folder of weights in place of the profile's own")
-    score.add_argument("--json", action="store_true")
-    score.set_defaults(run=_evaluate)
+    add_evaluate(commands, _balance)
     return parser
 
 
 def _balance(text: str) -> tuple[float | str, ...]:
     """A preset's balances or three numbers."""
     return PRESETS.get(text) or _numbers(text)
+
+
+def _share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text}")
+    return value
 
 
 def _numbers(text: str) -> tuple[int | float | str, ...]:
@@ -139,7 +155,11 @@ def _generate(options: argparse.Namespace) -> int:
         raise RequestError("out_suffix", value=options.out)
     if not options.out.parent.is_dir():
         raise RequestError("out", value=options.out, folder=options.out.parent)
-    models = load(find_profile(request.profile), options.weights, options.device)
+    models = load(
+        find_profile(request.profile), options.weights, options.device, adapter=options.adapter,
+        revisions=revisions_of(options.revision), memory=options.memory, compiled=options.compile,
+        report=lambda plan: print(plan.as_text(), file=sys.stderr),
+    )  # fmt: skip
     status = 0
     for event in generate(models, request):
         if isinstance(event, Encoded) and event.unknown_words:
@@ -203,7 +223,8 @@ def _pixels(before: Image.Image, now: Image.Image) -> list[str]:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from .training.run import train_plush  # the trainers' imports are not needed to draw
+    from .training.phases import Variant  # the trainers' imports are not needed to draw
+    from .training.run import train_plush
 
     for stop in (signal.SIGINT, signal.SIGTERM):  # either way the loop writes its checkpoint before it ends
         signal.signal(stop, signal.default_int_handler)
@@ -211,33 +232,6 @@ def _train(options: argparse.Namespace) -> int:
     train_plush(
         options.part, options.out, command=command, minutes=options.minutes, steps=options.steps,
         resume=options.resume, device=options.device, seed=options.seed, rate=options.rate, batch=options.batch,
-        compiled=options.compile,
+        compiled=options.compile, variant=Variant(mode=options.mode, layers=options.layers, dropout=options.dropout),
     )  # fmt: skip
-    return 0
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from .evaluation import plush
-
-    profile = find_profile(options.world)
-    if options.n < 1:
-        raise RequestError("count", value=options.n)
-    models = load(profile, options.weights)
-    probe, full = plush.load_instruments(models)
-    if options.parts:
-        figures: dict[str, Any] = plush.evaluate_parts(models, probe, full, options.n)
-        print(json.dumps(figures, indent=None if options.json else 1))
-        return 0
-    asked = {name: getattr(options, name) for name in ("balance", "cfg", "steps") if getattr(options, name) is not None}
-    drawn = []
-    for result in plush.evaluate(models, probe, options.n, **asked):
-        drawn.append(result)
-        if sys.stderr.isatty():
-            print(f"\r{len(drawn)} of {options.n}", end="", file=sys.stderr, flush=True)
-    figures = {"profile": profile.name, "revision": models.revision, **asked, **plush.summary(drawn)}
-    turned = list(plush.evaluate(models, probe, max(1, options.n // 4), free=True, **asked))
-    figures["copy_paste"] = plush.copy_paste(turned)
-    print(json.dumps(figures) if options.json else plush.as_markdown(figures))
-    if options.sheet:
-        plush.sheet(drawn).save(options.sheet)
     return 0

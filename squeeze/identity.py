@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
-from .images import fitted, squared, to_tensor
+from .images import content_hash, fitted, to_tensor
 from .models.dit import Identity
 from .models.loading import Models
 from .sampling import grid_ids, pack
@@ -15,7 +15,14 @@ SCHEMES = ("kontext", "uno")
 
 def identify(models: Models, references: tuple[Image.Image, ...], rows: int, columns: int) -> Identity:
     """Identity tokens (1, R, 4 C) of all references; `rows` and `columns` are the target's size in tokens."""
-    latents = [models.vae.encode(to_tensor(vae_view(models, picture))) for picture in references]
+    side = 2 * models.vae.factor
+    views = [vae_view(models, picture, (columns * side, rows * side)) for picture in references]
+    key = ("identity", models.revision, models.profile.ids, rows, columns, *map(content_hash, views))
+    return models.encodings.get(key, lambda: _encoded(models, views, rows, columns))
+
+
+def _encoded(models: Models, views: list[Image.Image], rows: int, columns: int) -> Identity:
+    latents = [models.vae.encode(to_tensor(view)) for view in views]
     sizes = [(latent.shape[-2] // 2, latent.shape[-1] // 2) for latent in latents]
     return Identity(
         ref=torch.cat([pack(latent) for latent in latents], 1),
@@ -23,11 +30,13 @@ def identify(models: Models, references: tuple[Image.Image, ...], rows: int, col
     )
 
 
-def vae_view(models: Models, picture: Image.Image) -> Image.Image:
-    """The very picture that the VAE encodes of a clean reference: a square where the profile wants one, its long side
-    the profile's, both sides whole tokens."""
-    view = squared(picture) if models.profile.square else picture
-    return fitted(view, models.profile.limits.reference, 2 * models.vae.factor)
+def vae_view(models: Models, picture: Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
+    """The very picture that the VAE encodes of a clean reference: in the profile's frame, its long side the profile's
+    or the drawn picture's, both sides whole tokens. `size` is the drawn picture's width and height (the profile's own
+    if left out)."""
+    profile = models.profile
+    view = profile.framed(picture, size)
+    return view if profile.at_target else fitted(view, profile.limits.reference, 2 * models.vae.factor)
 
 
 def reference_ids(scheme: str, sizes: list[tuple[int, int]], rows: int, columns: int) -> torch.Tensor:

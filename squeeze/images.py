@@ -127,14 +127,20 @@ def fitted(picture: Image.Image, long_side: int, multiple: int) -> Image.Image:
 
 
 def squared(picture: Image.Image) -> Image.Image:
-    """The picture on a square canvas, its border colours stretched outwards, nothing cut off."""
-    side = max(picture.size)
-    if picture.width == picture.height:
+    """The picture on a square canvas, see padded."""
+    return padded(picture, 1, 1)
+
+
+def padded(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture on a canvas of the proportions width : height, its border colours stretched outwards, nothing cut
+    off."""
+    across = max(picture.width, round(picture.height * width / height))
+    down = max(picture.height, round(picture.width * height / width))
+    if (across, down) == picture.size:
         return picture
-    pixels = np.asarray(picture)
-    above, left = (side - picture.height) // 2, (side - picture.width) // 2
-    padding = ((above, side - picture.height - above), (left, side - picture.width - left), (0, 0))
-    return Image.fromarray(np.pad(pixels, padding, mode="edge"))
+    above, left = (down - picture.height) // 2, (across - picture.width) // 2
+    padding = ((above, down - picture.height - above), (left, across - picture.width - left), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(picture), padding, mode="edge"))
 
 
 def to_tensor(picture: Image.Image) -> Tensor:

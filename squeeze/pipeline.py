@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -33,12 +33,25 @@ class Resume:
     img: Tensor
 
 
-@torch.inference_mode()
 def generate(models: Models, request: Request, resume: Resume | None = None) -> Iterator[Event]:
     """Draws one picture, step by step. With `resume` only the steps from there are done, with this request's balances.
 
-    Raises RequestError before the first event where the request is not within the profile's limits.
+    Raises RequestError before the first event where the request is not within the profile's limits, and at any time
+    where the device has too little memory for it; the next request then finds the device cleared.
     """
+    try:
+        return (yield from _generate(models, request, resume))
+    except torch.OutOfMemoryError:
+        pass  # raised below, where the error's frames no longer hold their tensors
+    models.turns.clear()
+    models.encodings.clear()
+    torch.cuda.empty_cache()
+    size = f"{request.width} × {request.height}"
+    raise RequestError("memory", value=size, name=models.plan.name, choices=models.plan.smaller)
+
+
+@torch.inference_mode()
+def _generate(models: Models, request: Request, resume: Resume | None) -> Iterator[Event]:
     began = time.monotonic()
     # 1 the request, within the profile's limits
     request = request.checked(models.profile.limits)
@@ -49,7 +62,11 @@ def generate(models: Models, request: Request, resume: Resume | None = None) -> 
     rows, columns = height // 2, width // 2
     # 3 and 4 the MLLM reads references and prompt together; the aggregation squeezes its layers
     prompt = clean_prompt(request.prompt)
-    conditioning = condition(models, request.references, prompt)
+    size = (request.width, request.height)
+    conditioning = condition(models, request.references, prompt, size)
+    negative = None
+    if request.cfg != 1 and request.uncond == "full" and models.profile.negative is not None:
+        negative = condition(models, request.references, models.profile.negative, size)
     # 5 the VAE's identity tokens
     identity = identify(models, request.references, rows, columns)
     # 6 noise, positions, schedule
@@ -63,13 +80,9 @@ def generate(models: Models, request: Request, resume: Resume | None = None) -> 
         times=tuple(times[:-1]),
     )
 
-    negative = Conditioning(
-        txt=conditioning.txt[:, :0],
-        image=conditioning.image[:0],
-        vec=conditioning.null_vec,
-        null_vec=conditioning.null_vec,
-    )
     velocity = guided(models.dit, request, counts, img_ids, conditioning, negative, identity)
+    vecs = [conditioning.vec, conditioning.null_vec, *([negative.vec] if negative else [])]
+    velocity = placed(models, velocity, times[:-1], vecs, request.guidance)
     # 8 Euler steps, each with 7 the balance of its stage (see guided)
     stepped = time.monotonic()
     for moved in denoise(img, times, velocity, first):
@@ -105,30 +118,54 @@ def guided(
     counts: tuple[int, int, int],
     img_ids: Tensor,
     conditioning: Conditioning,
-    negative: Conditioning,
+    negative: Conditioning | None,
     identity: Identity,
 ) -> Callable[[Tensor, int, float], Tensor]:
     """The velocity (img, index, t) -> (1, N, 4 C) with each step's balance and true classifier-free guidance.
 
-    `negative` is what the unconditional branch reads in the MLLM's place (nothing, in our own profiles); with
-    `uncond = full` the reference tokens stay in it as they weigh at that step, with `lean` they do not.
+    With `uncond = full` the unconditional branch keeps the reference tokens as they weigh at that step, and reads
+    `negative` in the MLLM's place, which weighs as the prompt does; where that is None it reads nothing there. With
+    `lean` it sees neither.
     """
 
     def velocity(img: Tensor, index: int, t: float) -> Tensor:
         weights = balance.weights(request.balance_at(index, counts))
+        same = {"identity": identity, "guidance": request.guidance}
         kept = dit.velocity(
-            img, img_ids, t, conditioning=conditioning, identity=identity, weights=weights,
-            guidance=request.guidance, late_text=request.late_text,
-        ).float()  # fmt: skip
+            img, img_ids, t, conditioning=conditioning, weights=weights, late_text=request.late_text, **same
+        ).float()
         if request.cfg == 1:
             return kept
-        without = balance.Weights(mllm=1.0, vae=weights.vae if request.uncond == "full" else 0.0)
-        free = dit.velocity(
-            img, img_ids, t, conditioning=negative, identity=identity, weights=without, guidance=request.guidance
-        ).float()
+        if request.uncond == "full" and negative is not None:
+            free = dit.velocity(
+                img, img_ids, t, conditioning=negative, weights=weights, late_text=request.late_text, **same
+            )
+        else:
+            without = balance.Weights(mllm=0.0, vae=weights.vae if request.uncond == "full" else 0.0)
+            free = dit.velocity(img, img_ids, t, conditioning=conditioning, weights=without, **same)
+        free = free.float()
         return free + request.cfg * (kept - free)
 
     return velocity
+
+
+def placed(
+    models: Models,
+    velocity: Callable[[Tensor, int, float], Tensor],
+    times: Sequence[float],
+    vecs: Sequence[Tensor],
+    guidance: float,
+) -> Callable[[Tensor, int, float], Tensor]:
+    """A velocity that first sees to it that the transformer is on the device and, where its modulations were hoisted,
+    that the rows of all `times` and pooled vectors are there: another run may have had its turn since the last step."""
+
+    def there(img: Tensor, index: int, t: float) -> Tensor:
+        models.turns.take("drawing")
+        if models.hoisting:
+            models.hoisting.prepare(times, vecs, guidance)
+        return velocity(img, index, t)
+
+    return there
 
 
 def resumable(profile: Profile, before: Request, after: Request) -> int:

@@ -26,6 +26,7 @@ SENTENCES: dict[str, str] = {
     "small_crop": "The crop leaves {value} pixels; at least {limit} are needed each way. Choose a larger part.",
     "empty_prompt": "The prompt is empty. Say where the subject should be, for example: on the beach.",
     "long_prompt": "The prompt has {value:,} characters; the limit is {limit:,}. Shorten it.",
+    "prompt_tokens": "The prompt has {value:,} tokens; the language model of this profile reads {limit:,}. Shorten it.",
     "steps": "Steps must be a whole number from 1 to {limit}, not {value}.",
     "cfg": "CFG must be a number from 1 to {limit}, not {value}.",
     "guidance": "Guidance must be a number from 0 to {limit}, not {value}.",
@@ -41,6 +42,10 @@ SENTENCES: dict[str, str] = {
     "count": "The number of cases must be at least 1, not {value}.",
     "earlier": "The step of a branch must be a whole number above those before it and below {total}, not {value}.",
     "no_run": "The run to branch from is no longer kept. Generate it anew, then choose a step of it.",
+    "memory": (
+        "The device has too little memory for {value} pixels with the memory plan {name}. Choose a smaller picture, or "
+        "start the program {choices}."
+    ),
     "resume": "The kept step {value} does not belong to this request of {total} steps. Generate it anew.",
 }
 

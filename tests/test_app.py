@@ -52,6 +52,28 @@ def test_a_device_that_is_not_there(capsys, monkeypatch):
     assert "--device cpu" in refused(capsys, "--device", "cuda", "--port", free())
 
 
+def test_paper_without_an_adapter_says_what_one_is(capsys):
+    said = refused(capsys, "--profile", "paper", "--port", free())
+    assert "needs an adapter" in said
+    assert "--adapter DIR" in said
+
+
+def test_a_revision_is_checked(capsys):
+    assert "REPO@COMMIT" in refused(capsys, "--profile", "longcat", "--revision", "main", "--port", free())
+    assert "me/other" in refused(
+        capsys, "--profile", "longcat", "--device", "cpu", "--revision", "me/other@main", "--port", free()
+    )
+
+
+def test_the_licence_is_shown_before_the_page_opens(capsys, monkeypatch):
+    def taken(*_arguments, **_options):
+        raise OSError
+
+    monkeypatch.setattr("squeeze.ui.page.launch", taken)
+    assert app.main(["--port", free()]) == 2
+    assert "Licence: Apache-2.0" in capsys.readouterr().out
+
+
 def free():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

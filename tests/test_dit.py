@@ -21,9 +21,13 @@ def dit():
 
 @pytest.fixture
 def seen(dit):
-    """The keyword arguments of every forward."""
+    """The keyword arguments of every forward, with the weights that its attention gets."""
     calls = []
-    handle = dit.model.register_forward_pre_hook(lambda _m, _a, kwargs: calls.append(kwargs), with_kwargs=True)
+
+    def note(_module, _arguments, kwargs):
+        calls.append(kwargs | {"groups": dit.weighing.groups, "mask": dit.weighing.mask})
+
+    handle = dit.model.register_forward_pre_hook(note, with_kwargs=True)
     yield calls
     handle.remove()
 
@@ -43,7 +47,8 @@ def velocity(dit, weights=BOTH, *, img=None, t=0.6, conditioning=None, identity=
 def test_full_weights_pass_everything_and_no_bias(dit, seen):
     out = velocity(dit)
     (call,) = seen
-    assert "joint_attention_kwargs" not in call, "weights of 1 must cost no mask"
+    assert call["groups"] is None, "weights of 1 must cost nothing in attention"
+    assert call["mask"] is None
     assert call["hidden_states"].shape[1] == 8 + 6
     assert call["encoder_hidden_states"].shape[1] == 9
     assert torch.equal(call["img_ids"], torch.cat([IDS, make_identity(2).ref_ids]))
@@ -68,9 +73,9 @@ def test_tokens_of_weight_zero_are_not_passed(dit, seen, weights, late_text, tex
     (call,) = seen
     assert call["encoder_hidden_states"].shape[1] == len(call["txt_ids"]) == text
     assert call["hidden_states"].shape[1] == len(call["img_ids"]) == 8 + reference
-    assert ("joint_attention_kwargs" in call) == biased
+    assert (call["groups"] is not None) == biased
     if biased:
-        assert call["joint_attention_kwargs"]["attention_mask"].shape == (1, 1, 1, text + 8 + reference)
+        assert sum(count for count, _ in call["groups"]) == text + 8 + reference
     assert bool(out.isfinite().all()), "NaN: something averages over no tokens"
 
 
@@ -93,9 +98,7 @@ def test_without_text_tokens_the_pooled_vector_is_the_null_vector(dit, seen, bat
 def test_the_order_of_keys_is_text_target_reference(dit, seen):
     velocity(dit, Weights(mllm=0.5, vae=1.0))
     velocity(dit, Weights(mllm=1.0, vae=0.25))
-    first, second = (call["joint_attention_kwargs"]["attention_mask"].flatten().exp() for call in seen)
-    torch.testing.assert_close(first, torch.tensor([0.5] * 9 + [1.0] * 14))
-    torch.testing.assert_close(second, torch.tensor([1.0] * 17 + [0.25] * 6))
+    assert [call["groups"] for call in seen] == [((9, 0.5), (8, 1.0), (6, 1.0)), ((9, 1.0), (8, 1.0), (6, 0.25))]
 
 
 @pytest.mark.parametrize("late_text", ["drop", "keep"])

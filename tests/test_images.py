@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, ImageOps
 from tiny import random_picture
 
 from squeeze import images
-from squeeze.images import KEPT_SIDE, content_hash, fitted, open_picture, squared, to_picture, to_tensor
+from squeeze.images import KEPT_SIDE, content_hash, fitted, open_picture, padded, squared, to_picture, to_tensor
 from squeeze.request import RequestError
 
 T = Image.Transpose
@@ -326,6 +326,15 @@ def test_pictures_survive_the_way_to_tensors_and_back():
 def test_tensors_beyond_the_range_are_clipped():
     beyond = torch.tensor([-9.0, 9.0, 0.0]).view(1, 3, 1, 1)
     assert pixels(to_picture(beyond)).tolist() == [[[0, 255, 128]]]
+
+
+@pytest.mark.parametrize(("width", "height", "wanted"), [(48, 32, (48, 96)), (10, 50, (25, 50)), (30, 60, (30, 60))])
+def test_padded_to_proportions(width, height, wanted):
+    picture = random_picture(12, width, height)
+    canvas = padded(picture, 64, 128)
+    assert canvas.size == wanted, "sides in the proportion 1 : 2, none shorter than before"
+    left, above = (wanted[0] - width) // 2, (wanted[1] - height) // 2
+    assert np.array_equal(pixels(canvas.crop((left, above, left + width, above + height))), pixels(picture))
 
 
 @pytest.mark.parametrize(("width", "height"), [(48, 32), (32, 48), (1, 50), (7, 6), (9, 9)])

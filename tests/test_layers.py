@@ -11,11 +11,11 @@ SOURCES = {
     for path in [ROOT / "app.py", *sorted((ROOT / "squeeze").rglob("*.py"))]
 }
 LAYERS = [  # from the top; a module may import from its own row and from rows below
-    ("app", "squeeze.cli", "squeeze.__main__"),
+    ("app", "squeeze.cli", "squeeze.cli_evaluate", "squeeze.__main__"),
     ("squeeze.ui", "squeeze.training", "squeeze.evaluation", "squeeze.plush"),
     ("squeeze.pipeline",),
     ("squeeze.conditioning", "squeeze.identity", "squeeze.checks", "squeeze.previews"),
-    ("squeeze.models", "squeeze.sampling", "squeeze.images"),
+    ("squeeze.models", "squeeze.sampling", "squeeze.images", "squeeze.encodings"),
     ("squeeze.recipe", "squeeze.recipe_forms", "squeeze.request", "squeeze.events", "squeeze.balance"),
 ]
 BESIDE = {  # rows that stand side by side: who may use whom

@@ -5,13 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline
-from tiny import CHANNELS, furthest, make_conditioning, make_transformer, make_vae, random_picture
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
+from peft import PeftModel
+from tiny import (
+    CHANNELS,
+    furthest,
+    make_conditioning,
+    make_request,
+    make_transformer,
+    make_vae,
+    on_cpu,
+    random_picture,
+    write_adapter,
+    write_paper,
+)
 
 from squeeze.events import Encoded, Finished, StageStarted, StepDone
 from squeeze.identity import identify
 from squeeze.images import content_hash, to_tensor
-from squeeze.models.dit import Dit
+from squeeze.models.loading import load
 from squeeze.pipeline import Resume, branched, generate, guided, plan, recipe_of, resumable
 from squeeze.request import RequestError
 from squeeze.sampling import denoise, draw_noise, grid_ids
@@ -27,11 +39,27 @@ def steps_of(events):
     return [event for event in events if isinstance(event, StepDone)]
 
 
-@pytest.mark.parametrize("guidance_embeds", [False, True])
-def test_at_full_weights_it_is_diffusers_kontext(models, request_for, guidance_embeds):
-    """25 steps, CFG 2.5, references in both branches; the reference has another size than the picture."""
-    transformer, vae = make_transformer(guidance_embeds), make_vae()
-    asked = request_for(balance=(0.5, 0.5, 0.5), stage_steps=(9, 8, 8), steps=25, cfg=2.5, guidance=3.5, uncond="full")
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    """Tiny models of the paper's layout with an adapter, and the folder they were loaded from."""
+    folder = tmp_path_factory.mktemp("paper")
+    write_paper(folder)
+    write_adapter(folder / "adapter")
+    return load(on_cpu("paper", folder), adapter=folder / "adapter"), folder
+
+
+@pytest.mark.parametrize("row", ["plush", "paper"])
+def test_at_full_weights_it_is_diffusers_kontext(models, paper, row):
+    """25 steps, CFG 2.5, references in both branches; the reference has another size than the picture. The pipeline
+    gets the weights anew, its LoRA not merged."""
+    transformer, vae = make_transformer(), make_vae()
+    if row == "paper":
+        models, folder = paper
+        transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer")
+        transformer = PeftModel.from_pretrained(transformer, folder / "adapter" / "lora").base_model.model.eval()
+    asked = make_request(
+        models.profile, balance=(0.5, 0.5, 0.5), stage_steps=(9, 8, 8), steps=25, cfg=2.5, guidance=3.5, uncond="full"
+    )
     positive, other = make_conditioning(1), make_conditioning(2)
     negative = replace(other, txt=other.txt[:, : positive.txt.shape[1]])
     picture, noise = random_picture(0, 48, 32), draw_noise(7, 8, 4 * CHANNELS)
@@ -50,7 +78,7 @@ def test_at_full_weights_it_is_diffusers_kontext(models, request_for, guidance_e
 
     with torch.inference_mode():
         identity = identify(models, (picture,), 2, 4)
-        velocity = guided(Dit(transformer), asked, (9, 8, 8), grid_ids(2, 4), positive, negative, identity)
+        velocity = guided(models.dit, asked, (9, 8, 8), grid_ids(2, 4), positive, negative, identity)
         *_, last = denoise(noise, plan(models.profile, asked)[0], velocity)
     assert furthest(identity.ref, noise[:, :6]) > 0.1, "the reference is as empty as noise"
     assert furthest(last.img, theirs) <= 1e-4, "our loop is not FluxKontextPipeline's"

@@ -56,6 +56,22 @@ def test_bad_input_is_refused_with_its_own_code(code, field, value):
     )
 
 
+@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("side", ["height", "width"])
+def test_sizes_of_every_row(name, side):
+    """Its own size is taken; what is no multiple of 16 or beyond its limits is refused with the value and the limit."""
+    profile = PROFILES[name]
+    good = default_request(profile, prompt="snow", references=(random_picture(1),))
+    limits = profile.limits
+    assert good.checked(limits) is good
+    for bad in (profile.size - 8, profile.size + 1, limits.least_size - 16, limits.most_size + 16):
+        with pytest.raises(RequestError) as caught:
+            replace(good, **{side: bad}).checked(limits)
+        assert caught.value.code == "size"
+        for said in (side.capitalize(), str(bad), "multiple of 16", str(limits.most_size)):
+            assert said in str(caught.value)
+
+
 def said(code):
     """A sentence of SENTENCES filled with marks, and the marks."""
     marks = {name: f"<{name}>" for name in ("value", "limit", "stage", "total", "name", "choices", "folder", "size")}

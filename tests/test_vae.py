@@ -3,9 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from tiny import CHANNELS, furthest, make_vae
 
-from squeeze.models.vae import PreviewMap, Vae, fit_preview
+from squeeze.models.profiles import PROFILES
+from squeeze.models.vae import PreviewMap, Vae, drawn, fit_preview, fitted_preview
 
 
 def uniform(*shape, seed=0):
@@ -66,6 +68,29 @@ def test_the_fit_sees_large_pictures_at_the_preview_size():
     known, latents = known_map(), uniform(64, CHANNELS, 6, 5, seed=4)
     large = F.interpolate(known(latents), scale_factor=4, mode="nearest")
     assert furthest(fit_preview(latents, large, patch=2).weight, known.weight) < 2e-3
+
+
+def test_pictures_to_fit_to_have_fields_edges_and_grain():
+    pixels = drawn(4, 64, torch.Generator().manual_seed(1))
+    assert pixels.shape == (4, 3, 64, 64)
+    assert pixels.abs().max() <= 1
+    smooth = F.avg_pool2d(pixels, 4)
+    step = (smooth[..., 1:] - smooth[..., :-1]).abs().amax((1, 2, 3))
+    assert (step > 0.3).all(), "no edge in some picture"
+    assert 0.01 < (pixels - F.interpolate(smooth, scale_factor=4)).abs().median() < 0.1, "grain"
+    assert furthest(pixels[0], pixels[1]) > 0.5
+
+
+def test_a_fitted_preview_follows_the_decoder():
+    """The shipped autoencoder, on pictures it was not fitted to: far nearer than each picture's mean colour."""
+    vae = Vae(AutoencoderKL.from_pretrained(PROFILES["plush"].folder / "vae", torch_dtype=torch.float32).eval())
+    preview = fitted_preview(vae, pictures=8, side=64)
+    fresh = drawn(4, 64, torch.Generator().manual_seed(9))
+    with torch.inference_mode():
+        seen = preview(vae.encode(fresh))
+    error, spread = (seen - fresh).square().mean(), (fresh - fresh.mean((2, 3), keepdim=True)).square().mean()
+    assert seen.shape == fresh.shape
+    assert error < 0.25 * spread, f"error {error:.3f}, spread {spread:.3f}"
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e6])

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers import AutoencoderKL, FluxTransformer2DModel, LongCatImageTransformer2DModel
+from peft import LoraConfig, PeftModel
 from PIL import Image
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
     GotOcr2ImageProcessorPil,
@@ -19,7 +20,10 @@ from transformers import (
     InternVLForConditionalGeneration,
     InternVLVisionConfig,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
+    Qwen2VLImageProcessorPil,
 )
 
 from squeeze.models.aggregation import Aggregation
@@ -31,6 +35,10 @@ from squeeze.sampling import grid_ids
 
 SPECIAL = ["[PAD]", "[UNK]", "<img>", "</img>", "<IMG_CONTEXT>"]
 WORDS = ["a", "toy", "it", "on", "in", "at", "the", "beach", "snow", "with", "red", "blue", "hat", "left", ",", "."]
+QWEN_SPECIAL = [
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+    "<|video_pad|>",
+]  # fmt: skip
 LAYERS, WIDTH, TEXT_WIDTH, POOLED, CHANNELS, PICTURE_TOKENS = 4, 32, 48, 24, 4, 4
 
 
@@ -83,6 +91,38 @@ def make_internvl(vocabulary: int) -> InternVLForConditionalGeneration:
     return randomised(InternVLForConditionalGeneration(config), 1)
 
 
+def make_bytes_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, with Qwen's special ones: no two texts are read alike."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=QWEN_SPECIAL[0], additional_special_tokens=QWEN_SPECIAL[1:]
+    )
+
+
+def make_qwen(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
+    """Two vision and three text layers, with positions in three dimensions."""
+    ids = tokenizer.convert_tokens_to_ids
+    config = Qwen2_5_VLConfig(
+        vision_config={
+            "depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": WIDTH,
+            "window_size": 56, "fullatt_block_indexes": [1],
+        },
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": WIDTH, "num_hidden_layers": LAYERS - 1,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
+            "max_position_embeddings": 4096, "pad_token_id": ids(QWEN_SPECIAL[0]), "bos_token_id": None,
+            "eos_token_id": None,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 100.0},
+        },
+        image_token_id=ids("<|image_pad|>"), video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"), vision_end_token_id=ids("<|vision_end|>"),
+    )  # fmt: skip
+    return randomised(Qwen2_5_VLForConditionalGeneration(config), 1)
+
+
 def make_aggregation(mode: str = "dla", refiner: bool = True) -> Aggregation:
     """All weights random; a fresh one passes nothing through its blocks."""
     fresh = Aggregation(
@@ -102,24 +142,38 @@ def make_transformer(guidance_embeds: bool = False) -> FluxTransformer2DModel:
     return randomised(fresh, 3)
 
 
-def make_vae() -> AutoencoderKL:
+def make_longcat(channels: int = CHANNELS, text_width: int = TEXT_WIDTH) -> LongCatImageTransformer2DModel:
+    """LongCat's transformer at the size of `make_transformer`; `channels` are the latent's."""
+    fresh = LongCatImageTransformer2DModel(
+        in_channels=4 * channels, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=text_width, pooled_projection_dim=POOLED, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    return randomised(fresh, 3)
+
+
+def make_vae(channels: int = CHANNELS) -> AutoencoderKL:
     """Factor 8 as FLUX's, with a shift and a scale that nobody could overlook."""
     fresh = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=CHANNELS, norm_num_groups=4,
+        block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=channels, norm_num_groups=4,
         sample_size=32, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.3, scaling_factor=0.6,
     )  # fmt: skip
     return randomised(fresh, 4)
 
 
-def write_models(folder: Path) -> None:
-    """A folder of the shipped layout: mllm, aggregation, transformer, vae, training.json."""
+def write_internvl(folder: Path) -> None:
+    """A repository as InternVL's: model, tokenizer and image processor in one folder."""
     tokenizer = make_tokenizer()
-    make_internvl(len(tokenizer)).save_pretrained(folder / "mllm")
-    tokenizer.save_pretrained(folder / "mllm")
+    make_internvl(len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     GotOcr2ImageProcessorPil(
         size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3, crop_to_patches=False
-    ).save_pretrained(folder / "mllm")
+    ).save_pretrained(folder)
+
+
+def write_models(folder: Path) -> None:
+    """A folder of the shipped layout: mllm, aggregation, transformer, vae, training.json."""
+    write_internvl(folder / "mllm")
     make_aggregation().save_pretrained(folder / "aggregation")
     make_transformer().save_pretrained(folder / "transformer")
     make_vae().save_pretrained(folder / "vae")
@@ -136,6 +190,50 @@ def tiny_profile(folder: Path) -> Profile:
     """FLUX's shift, references of any shape up to 48 px and three at a time, pictures of 32 to 128 px."""
     limits = Limits(references=3, least_size=32, most_size=128, reference=48)
     return replace(PROFILES["plush"], folder=folder, device="cpu", square=False, shift=None, limits=limits)
+
+
+def write_paper(folder: Path) -> None:
+    """The parts of the paper's size that come from the hub: mllm, transformer with embedded guidance, vae."""
+    write_internvl(folder / "mllm")
+    make_transformer(guidance_embeds=True).save_pretrained(folder / "transformer")
+    make_vae().save_pretrained(folder / "vae")
+
+
+def write_adapter(folder: Path, rank: int = 3) -> None:
+    """An adapter for `write_paper`: aggregation, a random LoRA on all attention, adapter.json."""
+    make_aggregation().save_pretrained(folder / "aggregation")
+    names = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+    tuned = PeftModel(make_transformer(guidance_embeds=True), LoraConfig(r=rank, target_modules=names))
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) / 4)
+    tuned.save_pretrained(folder / "lora")
+    sources = PROFILES["paper"].sources
+    base = {name: {"repo": sources[name].repo, "revision": sources[name].revision} for name in ("mllm", "transformer")}
+    said = {
+        "format": 1, "base": base, "layers": LAYERS, "width": WIDTH, "text_width": TEXT_WIDTH, "pooled_width": POOLED,
+        "rank": rank, "tau1": 0.9, "tau2": 0.4, "licence": "CC0", "revision": "tiny-adapter",
+    }  # fmt: skip
+    (folder / "adapter.json").write_text(json.dumps(said))
+
+
+def write_longcat(folder: Path) -> None:
+    """A repository as LongCat-Image-Edit's: text_encoder, tokenizer, text_processor, transformer, vae."""
+    tokenizer = make_bytes_tokenizer()
+    make_qwen(tokenizer).save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=28 * 28 * 16).save_pretrained(folder / "text_processor")
+    make_longcat(16, WIDTH).save_pretrained(folder / "transformer")  # diffusers' pipeline knows no other number
+    make_vae(16).save_pretrained(folder / "vae")
+
+
+def on_cpu(name: str, folder: Path | None = None) -> Profile:
+    """A row of the paper's size as the tests can run it: float32 on the CPU, pictures of 32 to 128 px."""
+    limits = replace(PROFILES[name].limits, least_size=32, most_size=128, reference=48)
+    options = {"device": "cpu", "dtype": "float32", "mllm_8bit": False, "size": 64, "steps": 3, "limits": limits}
+    return replace(PROFILES[name], folder=folder, **options)
 
 
 def make_request(profile: Profile, **asked: object) -> Request:

@@ -2,84 +2,138 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
-from safetensors.torch import load_file
-from torch import nn
-from transformers import AutoTokenizer, BitsAndBytesConfig, GotOcr2ImageProcessorPil, InternVLForConditionalGeneration
+from packaging.version import Version
 
-from .aggregation import Aggregation
+from ..encodings import Encodings
+from .adapter import Adapter, check_fit, wanted_by
+from .aggregation import Aggregation, Native
 from .dit import Dit
+from .hoisting import Hoisting, hoist
+from .kernels import pick_backend
+from .memory import Plan, check_name, choose, free_bytes, measure
 from .mllm import Mllm
+from .parts import read_aggregation, read_dit, read_mllm, read_preview, read_vae
 from .profiles import Profile
+from .sources import LoadError, Located, check_weights, locate, revision_of
+from .turns import HOST, Turns
 from .vae import PreviewMap, Vae
 
-T = TypeVar("T")
+__all__ = ["LoadError", "Models", "load"]
 
-
-class LoadError(RuntimeError):
-    """Weights that are missing, damaged or do not fit together; the message says which and what to do."""
+LEAST_BITSANDBYTES = "0.48"  # before that an 8-bit model could not be moved off the card and back
 
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """Everything a generation needs, placed and in evaluation mode. `revision` identifies the weights in recipes and
-    caches."""
+    """Everything a generation needs, in evaluation mode. `revision` identifies the weights in recipes and caches.
+
+    What lies where is the memory `plan`'s: `turns` brings "reading" (MLLM and aggregation) or "drawing" (transformer)
+    to the device, `hoisting` are the transformer's modulations where they left it. `encodings` keeps what was read.
+    """
 
     profile: Profile
     mllm: Mllm
-    aggregation: Aggregation
+    aggregation: Aggregation | Native
     dit: Dit
     vae: Vae
     preview: PreviewMap
     device: torch.device
     revision: str
+    plan: Plan
+    turns: Turns
+    hoisting: Hoisting | None
+    encodings: Encodings
 
 
-def load(profile: Profile, folder: Path | None = None, device: str | None = None) -> Models:
-    """Loads a profile from its folder (or another of the same layout) onto `device` (or the profile's own choice)."""
+def load(
+    profile: Profile,
+    folder: Path | None = None,
+    device: str | None = None,
+    *,
+    adapter: Path | None = None,
+    revisions: Mapping[str, str] | None = None,
+    memory: str = "auto",
+    compiled: bool = False,
+    report: Callable[[Plan], None] = lambda plan: None,
+) -> Models:
+    """Loads a profile onto `device` (or its own choice): from `folder`, else from the profile's own, else from the hub.
+
+    `adapter` is the folder of an adapter, for a profile that needs one; its stage borders become the profile's.
+    `revisions` replace the hub's commits, by repository. `memory` is a plan of memory.py or "auto"; `report` is told
+    which is taken, unless all is in host memory anyway. `compiled`: torch compiles the transformer's blocks at their
+    first use. Raises LoadError before anything is read where flags, files or this machine do not allow it.
+    """
     profile = replace(profile, folder=folder or profile.folder)
-    place = _device(device or profile.device)
-    dtype = getattr(torch, profile.dtype)
-    root = profile.folder
-    if not root.is_dir():
-        raise LoadError(
-            f"The weights of profile {profile.name!r} are missing: there is no folder {root}. Clone the project whole, "
-            f"or train them with: python -m squeeze train plush --part vae"
-        )
-    mllm = _read(root / "mllm", lambda path: _mllm(path, profile, place))
-    tokenizer = _read(root / "mllm", AutoTokenizer.from_pretrained)
-    processor = _read(root / "mllm", lambda path: _image_processor(path, mllm.config.vision_config.image_size))
-    aggregation = _read(root / "aggregation", lambda path: _diffusers(Aggregation, path, dtype))
-    transformer = _read(root / "transformer", lambda path: _diffusers(FluxTransformer2DModel, path, dtype))
-    vae = _read(root / "vae", lambda path: _diffusers(AutoencoderKL, path, dtype))
-    preview = _read(root / "vae", lambda path: PreviewMap(**load_file(path / "preview.safetensors")))
-    models = Models(
-        profile=profile,
-        mllm=Mllm(mllm.eval(), tokenizer, processor, profile.template),
-        aggregation=aggregation.to(place).eval(),
-        dit=Dit(transformer.to(place).eval()),
-        vae=Vae(vae.to(place).eval()),
-        preview=preview.to(place),
-        device=place,
-        revision=_revision(root),
-    )
-    _fits(models)
+    check_name(memory)
+    added = wanted_by(profile, adapter)
+    place = _device(device or profile.device, profile.name)
+    if profile.mllm_8bit:
+        _check_bitsandbytes()
+    parts = locate(profile, (added.revisions if added else {}) | dict(revisions or {}))
+    if added:
+        where = f"Restore it from where the adapter {added.folder} came."
+        parts["aggregation"] = Located(path=added.folder / "aggregation", origin=added.revision, restore=where)
+        licence = f"{profile.licence}. Adapter: {added.licence}"
+        profile = replace(profile, tau1=added.tau1, tau2=added.tau2, licence=licence)
+    for part in parts.values():
+        check_weights(part)
+    plan = choose(memory, measure(profile, parts), place, free_bytes(place))
+    if plan.free is not None or plan.turns:
+        report(plan)
+    try:
+        models = _loaded(profile, parts, place, added, plan)
+    except torch.OutOfMemoryError as error:
+        raise LoadError(f"Memory plan {plan.name} does not fit on {place} after all. Start {plan.smaller}.") from error
+    _fits(models, added)
+    pick_backend(models.dit.model, place)
+    if compiled:
+        models.dit.model.compile_repeated_blocks(dynamic=True)
     return models
 
 
-def _device(wanted: str) -> torch.device:
+def _loaded(
+    profile: Profile, parts: Mapping[str, Located], place: torch.device, added: Adapter | None, plan: Plan
+) -> Models:
+    home = HOST if plan.turns else place
+    vae = read_vae(parts["vae"], profile, place)
+    # an MLLM in 8-bit becomes so on the device
+    mllm = read_mllm(parts, profile, place if profile.mllm_8bit else home)
+    aggregation = read_aggregation(parts, profile).to(home).eval()
+    turns = Turns({"reading": [mllm.model, aggregation]} if plan.turns else {}, place)
+    dit = read_dit(parts["transformer"], profile, added)
+    hoisting = hoist(dit.model) if plan.hoisted else None
+    dit.model.to(home)
+    if plan.turns:
+        turns.add("drawing", [dit.model])
+    return Models(
+        profile=profile,
+        mllm=mllm,
+        aggregation=aggregation,
+        dit=dit,
+        vae=vae,
+        preview=read_preview(parts["vae"], vae).to(place),
+        device=place,
+        revision=revision_of(parts, profile, added.revision if added else None),
+        plan=plan,
+        turns=turns,
+        hoisting=hoisting,
+        encodings=Encodings(),
+    )
+
+
+def _device(wanted: str, profile: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise LoadError(
-            f"This asks for {wanted}, but torch sees no CUDA device. Install a CUDA build of torch or use --device cpu."
+            f"Profile {profile!r} is to run on {wanted}, but torch sees no CUDA device. Install a CUDA build of torch "
+            f"or use --device cpu."
         )
     try:
         return torch.empty(0, device=wanted).device
@@ -87,79 +141,39 @@ def _device(wanted: str) -> torch.device:
         raise LoadError(f"There is no device {wanted!r} here. Use --device cpu or --device cuda.") from error
 
 
-def _read(path: Path, reader: Callable[[Path], T]) -> T:
-    """Runs a reader on a folder; whatever goes wrong inside becomes a sentence that names the folder."""
-    if not path.is_dir():
-        raise LoadError(f"Weights are missing: there is no folder {path}. Restore it from the project's repository.")
+def _check_bitsandbytes() -> None:
     try:
-        return reader(path)
-    except Exception as error:  # readers of four libraries raise a dozen types for a damaged file
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        found = version("bitsandbytes")
+    except PackageNotFoundError:
+        found = "missing"
+    if found == "missing" or Version(found) < Version(LEAST_BITSANDBYTES):
         raise LoadError(
-            f"The weights in {path} are damaged or incomplete ({reason}). Restore them from the repository."
-        ) from error
-
-
-def _mllm(path: Path, profile: Profile, device: torch.device) -> nn.Module:
-    config = json.loads((path / "config.json").read_text())
-    if not {"text_config", "vision_config"} <= config.keys():  # transformers would fill in a model of 8 B parameters
-        raise ValueError("config.json does not describe the model")
-    options: dict[str, Any] = {"dtype": getattr(torch, profile.dtype)}
-    if profile.mllm_8bit:
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_8bit=True,
-            llm_int8_threshold=6.0,
-            llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+            f"The language model in 8-bit needs bitsandbytes {LEAST_BITSANDBYTES} or newer; here it is {found}. "
+            f"Install it: pip install -U bitsandbytes"
         )
-        options["device_map"] = {"": device}
-    model, found = InternVLForConditionalGeneration.from_pretrained(path, output_loading_info=True, **options)
-    _complete(found)
-    return model if profile.mllm_8bit else model.to(device)
 
 
-def _image_processor(path: Path, wanted: list[int]) -> GotOcr2ImageProcessorPil:
-    processor = GotOcr2ImageProcessorPil.from_pretrained(path)
-    if [processor.size.height, processor.size.width] != list(wanted):
-        raise ValueError(
-            f"preprocessor_config.json makes pictures of {processor.size}, the vision tower wants {wanted}"
-        )
-    return processor
-
-
-def _diffusers(kind: Any, path: Path, dtype: torch.dtype) -> Any:
-    model, found = kind.from_pretrained(path, torch_dtype=dtype, output_loading_info=True, local_files_only=True)
-    _complete(found)
-    return model
-
-
-def _complete(found: dict[str, Any]) -> None:
-    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        names = [str(name) for name in found.get(key) or ()]
-        if names:
-            raise ValueError(f"{key.replace('_', ' ')}: {', '.join(names[:3])}" + (" ..." if len(names) > 3 else ""))
-
-
-def _fits(models: Models) -> None:
+def _fits(models: Models, adapter: Adapter | None) -> None:
     """Raises LoadError where two parts do not fit together."""
-    config, dit = models.aggregation.config, models.dit.model.config
-    pairs = (
-        ("the MLLM's layers", models.mllm.layers, "the aggregation's", config["layers"]),
-        ("the MLLM's width", models.mllm.width, "the aggregation's", config["width"]),
-        ("the aggregation's text width", config["text_width"], "the transformer's", dit.joint_attention_dim),
-        ("the aggregation's pooled width", config["pooled_width"], "the transformer's", dit.pooled_projection_dim),
-        ("four times the VAE's channels", 4 * models.vae.channels, "the transformer's", dit.in_channels),
+    mllm, dit = models.mllm, models.dit
+    if adapter:
+        check_fit(adapter, mllm.layers, mllm.width, dit.text_width, dit.pooled_width)
+    if models.profile.native:
+        squeezed = [("the MLLM's width", mllm.width, "the transformer's text width", dit.text_width)]
+    else:
+        config = models.aggregation.config
+        squeezed = [
+            ("the MLLM's layers", mllm.layers, "the aggregation's", config["layers"]),
+            ("the MLLM's width", mllm.width, "the aggregation's", config["width"]),
+            ("the aggregation's text width", config["text_width"], "the transformer's", dit.text_width),
+            ("the aggregation's pooled width", config["pooled_width"], "the transformer's", dit.pooled_width),
+        ]
+    pairs = [
+        *squeezed,
+        ("four times the VAE's channels", 4 * models.vae.channels, "the transformer's", dit.channels),
         ("the VAE's channels", models.vae.channels, "the preview map's", models.preview.weight.shape[1]),
-    )
+    ]
     for left, a, right, b in pairs:
         if a != b:
-            raise LoadError(
-                f"The parts in {models.profile.folder} do not belong together: {left} are {a}, {right} {b}."
-            )
-
-
-def _revision(root: Path) -> str:
-    path = root / "training.json"
-    try:
-        return str(json.loads(path.read_text())["revision"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LoadError(f"{path} is missing or damaged. Restore it from the project's repository.") from error
+            where = models.profile.folder or "the profile's repositories"
+            raise LoadError(f"The parts in {where} do not belong together: {left} are {a}, {right} {b}.")

@@ -30,9 +30,9 @@ class Reading:
     """What the MLLM made of its input, template tokens removed.
 
     `hidden` (B, L, M+1, D): embeddings first, then every layer, the last after the final norm. `image` (B, L) bool: the
-    token belongs to a picture. `valid` (B, L) bool: false on padding, which comes last. `vision` (B * references,
-    image_seq_length, D) are the projected features of the vision tower, what the embedding layer holds at the image
-    positions.
+    token belongs to a picture. `valid` (B, L) bool: false on padding that must not be seen, which comes last. `vision`
+    (B * references, image_seq_length, D) are the projected features of the vision tower, what the embedding layer holds
+    at the image positions.
     """
 
     hidden: Tensor
@@ -42,7 +42,8 @@ class Reading:
 
 
 class Mllm:
-    """An `InternVLForConditionalGeneration` (or its inner model) with tokenizer, image processor and template."""
+    """An `InternVLForConditionalGeneration` (or its inner model) with tokenizer, image processor and template; what
+    another MLLM does otherwise is in a class of its own (qwen.py)."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, image_processor: Any, template: Template) -> None:
         self.model = getattr(model, "model", model)  # without the language-model head
@@ -76,6 +77,12 @@ class Mllm:
         read = self.tokenizer(prompt, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
         pairs = zip(read["input_ids"], read["offset_mapping"], strict=True)
         return list(dict.fromkeys(prompt[a:b] for i, (a, b) in pairs if i == self.tokenizer.unk_token_id))
+
+    def view(self, picture: Image.Image) -> Image.Image:
+        """The very picture that the vision tower gets of one in its profile's frame: brought to the tower's size as the
+        image processor would, sides not kept in proportion. The processor finds nothing left to resize."""
+        processor = self.image_processor
+        return picture.resize((processor.size.width, processor.size.height), processor.resample)
 
     def pixels(self, references: list[Image.Image]) -> Tensor:
         """Pictures as the vision tower wants them, one tile each: (R, 3, H, W)."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
+from ..images import padded, squared
 from ..request import Limits, RequestError
 from .mllm import Template
 
@@ -12,14 +16,37 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a part's files lie on the hub: a folder of a repository at a commit."""
+
+    repo: str
+    revision: str
+    subfolder: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
-    """One row. `folder` holds mllm, aggregation, transformer and vae side by side; `shift` is the schedule's mu, None =
-    by token count as FLUX does; `tau1`, `tau2` are the stage borders in t; `ids` the scheme of reference positions;
-    `square` whether references are brought to a square; `dtype` what the DiT computes in; `mllm_8bit` LLM.int8."""
+    """One row.
+
+    Parts: `folder` holds them side by side (see sources.py); where it is None they come from the hub, as `sources` say
+    by the part's name. `mllm` and `dit` name the classes that read and draw (parts.MLLMS, parts.DITS); `adapter`
+    whether an adapter's folder is needed beside them (adapter.py); `native` whether the MLLM's last state goes to the
+    DiT as it is, without an aggregation; `mllm_8bit` LLM.int8; `dtype` what everything else computes in.
+
+    Settings: `negative` the prompt that the unconditional branch reads under `uncond = full`, None for no MLLM tokens
+    at all; `shift` is the schedule's mu, None = by token count as FLUX does; `tau1`, `tau2` are the stage borders in t;
+    `ids` the scheme of reference positions; `square` whether references are brought to a square, `at_target` whether to
+    the proportions and the size of the picture that is drawn.
+    """
 
     name: str
     title: str
-    folder: Path
+    folder: Path | None = None
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    mllm: str = "internvl"
+    dit: str = "flux"
+    adapter: bool = False
+    native: bool = False
     template: Template
     device: str
     dtype: str
@@ -30,15 +57,35 @@ class Profile:
     guidance: float
     balance: tuple[float, float, float]
     uncond: str
+    negative: str | None = None
     late_text: str
     shift: float | None
     tau1: float
     tau2: float
     ids: str
     square: bool
+    at_target: bool = False
     limits: Limits
     licence: str
 
+    def framed(self, picture: Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
+        """A clean reference in the shape that both models get it in; `size` is the drawn picture's width and height."""
+        if self.at_target:
+            width, height = size or (self.size, self.size)
+            return padded(picture, width, height).resize((width, height), Image.Resampling.LANCZOS)
+        return squared(picture) if self.square else picture
+
+
+INTERNVL = Source(repo="OpenGVLab/InternVL3-8B-hf", revision="259a3b64a14623c0ec91a045cb43f7c5af5fa6af")
+FLUX = {"repo": "black-forest-labs/FLUX.1-dev", "revision": "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21"}
+LONGCAT = {"repo": "meituan-longcat/LongCat-Image-Edit", "revision": "7b54ef423aa7854be7861600024be5c56ab7875a"}
+
+# What LongCat-Image-Edit was trained to read, word for word (diffusers' LongCatImageEditPipeline).
+LONGCAT_SYSTEM = (
+    "As an image editing expert, first analyze the content and attributes of the input image(s). Then, based on the "
+    "user's editing instructions, clearly and precisely determine how to modify the given image(s), ensuring that only "
+    "the specified parts are altered and all other aspects remain consistent with the original(s)."
+)
 
 PROFILES: dict[str, Profile] = {
     "plush": Profile(
@@ -63,6 +110,76 @@ PROFILES: dict[str, Profile] = {
         square=True,
         limits=Limits(steps=100, references=1, least_size=64, most_size=64, reference=64),
         licence="Apache-2.0, trained by this project",
+    ),
+    "paper": Profile(
+        name="paper",
+        title="InternVL3-8B and FLUX.1-dev, the paper's size (needs an adapter and a CUDA card)",
+        sources={
+            "mllm": INTERNVL,
+            "tokenizer": INTERNVL,
+            "processor": INTERNVL,
+            "transformer": Source(**FLUX, subfolder="transformer"),
+            "vae": Source(**FLUX, subfolder="vae"),
+        },
+        adapter=True,
+        template=Template(before="<|im_start|>user\n"),
+        device="cuda",
+        dtype="bfloat16",
+        mllm_8bit=True,
+        size=1024,
+        steps=25,
+        cfg=2.5,
+        guidance=1.0,
+        balance=(0.0, 0.5, 1.0),
+        uncond="lean",
+        late_text="drop",
+        shift=None,
+        tau1=0.95,  # the paper's; an adapter that was trained with others brings its own
+        tau2=0.85,
+        ids="kontext",
+        square=False,
+        limits=Limits(steps=100, references=1, least_size=256, most_size=1536, reference=512),
+        licence=(
+            "FLUX.1-dev under the FLUX.1 [dev] Non-Commercial License; InternVL3-8B and the adapter under their own"
+        ),
+    ),
+    "longcat": Profile(
+        name="longcat",
+        title="LongCat-Image-Edit, real photos with public weights (needs a CUDA card)",
+        sources={
+            "mllm": Source(**LONGCAT, subfolder="text_encoder"),
+            "tokenizer": Source(**LONGCAT, subfolder="tokenizer"),
+            "processor": Source(**LONGCAT, subfolder="text_processor"),
+            "transformer": Source(**LONGCAT, subfolder="transformer"),
+            "vae": Source(**LONGCAT, subfolder="vae"),
+        },
+        mllm="qwen2_5_vl",
+        dit="longcat",
+        native=True,
+        template=Template(
+            before=f"<|im_start|>system\n{LONGCAT_SYSTEM}<|im_end|>\n<|im_start|>user\n",
+            open="<|vision_start|>",
+            close="<|vision_end|>",
+        ),
+        device="cuda",
+        dtype="bfloat16",
+        mllm_8bit=True,
+        size=1024,
+        steps=50,
+        cfg=4.5,
+        guidance=1.0,
+        balance=(0.5, 0.5, 0.5),  # everything in full at every step is what it was trained for
+        uncond="full",
+        negative="",
+        late_text="drop",
+        shift=None,
+        tau1=0.95,
+        tau2=0.85,
+        ids="kontext",
+        square=True,
+        at_target=True,
+        limits=Limits(steps=100, references=1, least_size=256, most_size=1536, reference=1024),
+        licence="LongCat-Image-Edit and its Qwen2.5-VL-7B under Apache-2.0",
     ),
 }
 

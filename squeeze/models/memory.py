@@ -1,0 +1,231 @@
+"""Memory plans: what stays on the device, chosen from the sizes in the files before anything is loaded.
+
+`resident` keeps everything there. With `swap` the MLLM (and its aggregation) and the transformer take turns: who reads
+is there while it reads, who draws while it draws (turns.py). `lean` also hoists the transformer's modulations
+(hoisting.py). All figures here are estimates from the files' shapes and a few rules of thumb; none is measured.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from .hoisting import is_modulation
+from .profiles import Profile
+from .sources import LoadError, Located, read_part
+
+PLANS = ("resident", "swap", "lean")  # from the fastest, which takes most, to the smallest
+WANTED = ("auto", *PLANS)
+GIB = 2**30
+READ = 768  # tokens that the MLLM reads: a picture's and a long prompt's
+SPARE = GIB // 2  # for what libraries take for themselves, and for gaps between tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Bytes on the device: weights of the parts, the transformer's without its modulation; the `table` that stands for
+    the modulation in a lean plan; the passing tensors while the MLLM is `reading` and while a picture is `drawn`."""
+
+    mllm: int
+    aggregation: int
+    transformer: int
+    modulation: int
+    vae: int
+    table: int
+    reading: int
+    drawing: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A plan by name with its `sizes`; `free` are the bytes that the `device` had left, None where nobody counts."""
+
+    name: str
+    sizes: Sizes
+    device: str
+    free: int | None
+
+    @property
+    def turns(self) -> bool:
+        """Whether MLLM and transformer take turns on the device."""
+        return self.name != "resident"
+
+    @property
+    def hoisted(self) -> bool:
+        """Whether the transformer's modulations leave the device."""
+        return self.name == "lean"
+
+    def there(self) -> dict[str, dict[str, int]]:
+        """What lies on the device while the MLLM reads and while a picture is drawn, in bytes by name."""
+        sizes = self.sizes
+        reader = {"MLLM": sizes.mllm, "aggregation": sizes.aggregation}
+        drawer = {"transformer": sizes.transformer}
+        drawer |= {"table": sizes.table} if self.hoisted else {"modulation": sizes.modulation}
+        shared = {"VAE": sizes.vae}
+        if not self.turns:
+            shared = reader | drawer | shared
+        return {
+            "reading": (reader | shared if self.turns else shared) | {"work": sizes.reading, "spare": SPARE},
+            "drawing": (drawer | shared if self.turns else shared) | {"work": sizes.drawing, "spare": SPARE},
+        }
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that are on the device at one time."""
+        return max(sum(parts.values()) for parts in self.there().values())
+
+    def waiting(self) -> int:
+        """Bytes of weights in host memory, in turns or for good."""
+        sizes = self.sizes
+        both = sizes.mllm + sizes.aggregation + sizes.transformer + sizes.modulation
+        return both if self.turns else 0
+
+    @property
+    def smaller(self) -> str:
+        """How to start the program where the device is full all the same, to be put into a sentence."""
+        less = PLANS[PLANS.index(self.name) + 1 :]
+        return f"with --memory {less[0]}" if less else "when more memory is free"
+
+    def as_text(self) -> str:
+        """What goes where in GiB, in a few lines."""
+        free = "" if self.free is None else f", {gib(self.free)} free"
+        lines = [f"Memory plan {self.name} on {self.device} (estimates in GiB: {gib(self.peak)} needed{free}):"]
+        for when, parts in self.there().items():
+            listed = ", ".join(f"{name} {gib(size)}" for name, size in parts.items() if size)
+            lines.append(f"  while {when}: {listed} = {gib(sum(parts.values()))}")
+        if self.turns:
+            lines.append(f"  kept in host memory: {gib(self.waiting())}")
+        return "\n".join(lines)
+
+
+def check_name(wanted: str) -> None:
+    """Raises LoadError unless it is "auto" or a plan's name."""
+    if wanted not in WANTED:
+        raise LoadError(f"There is no memory plan {wanted!r}. Choose one of {', '.join(WANTED)} with --memory.")
+
+
+def choose(wanted: str, sizes: Sizes, device: torch.device | str, free: int | None) -> Plan:
+    """The plan of that name, or with "auto" the first of PLANS that fits into `free` bytes (None = any does).
+
+    Raises LoadError with the numbers where the plan, or every plan, needs more than there is.
+    """
+    check_name(wanted)
+    plans = [Plan(name=name, sizes=sizes, device=str(device), free=free) for name in PLANS]
+    fitting = [plan for plan in plans if free is None or plan.peak <= free]
+    named = [plan for plan in plans if wanted in ("auto", plan.name)]
+    chosen = next((plan for plan in named if plan in fitting), None)
+    if chosen:
+        return chosen
+    needs = ", ".join(f"{plan.name} about {gib(plan.peak)}" for plan in plans)
+    if not fitting:
+        raise LoadError(
+            f"No memory plan fits on {device}: {gib(free)} GiB are free, and the plans need ({needs}) GiB. Close what "
+            f"else uses the card, or take a larger one."
+        )
+    raise LoadError(
+        f"Memory plan {wanted} needs about {gib(named[0].peak)} GiB and {gib(free)} GiB are free on {device}. Use "
+        f"--memory {fitting[0].name}, which needs about {gib(fitting[0].peak)} GiB."
+    )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """The bytes that are free on a CUDA device; None for others, whose memory is nobody's plan."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def gib(count: int) -> str:
+    """Bytes as GiB with one decimal."""
+    return f"{count / GIB:.1f}"
+
+
+# --- sizes from files -----------------------------------------------------------------------------------------------
+
+
+def measure(profile: Profile, parts: Mapping[str, Located]) -> Sizes:
+    """The sizes of a profile's parts from the headers and configurations of `parts` (mllm, transformer, vae, and
+    aggregation where there is one), at the profile's precision and picture size. No weights are read.
+
+    The passing tensors are upper bounds by rule of thumb. Reading: 25 bytes for each value of every layer's states,
+    what the pooling over layers holds of them at once; 4 where only the last is used. Drawing: the larger of 20 tensors
+    of (tokens, width), which a block with its attention and MLP has at a time, and 4 of (side, side, channels of the
+    VAE's second level), which its decoder has.
+    """
+    item = getattr(torch, profile.dtype).itemsize
+    side = profile.size
+    reference = side if profile.at_target else profile.limits.reference
+    tokens = side**2 // 256 + READ + profile.limits.references * (reference**2 // 256)
+    width = read_part(parts["transformer"], _width)
+    states = READ * read_part(parts["mllm"], _states)
+    weights = {
+        name: read_part(parts[name], partial(weight_bytes, item=item))
+        for name in ("aggregation", "transformer", "vae")
+        if name in parts
+    }
+    modulation = read_part(parts["transformer"], partial(weight_bytes, item=item, only=is_modulation))
+    language_only = partial(weight_bytes, item=item, only=_no_head, eight_bit=profile.mllm_8bit)
+    rows = profile.limits.steps * 3  # of the prompt's vector, the null vector and a negative prompt's
+    return Sizes(
+        mllm=read_part(parts["mllm"], language_only),
+        aggregation=weights.get("aggregation", 0),
+        transformer=weights["transformer"] - modulation,
+        modulation=modulation,
+        vae=weights["vae"],
+        table=rows * modulation // width,  # an output of each layer is a `width`-th of its weights
+        reading=states * (25 if "aggregation" in parts else 4),
+        drawing=item * max(20 * tokens * width, 4 * side**2 * read_part(parts["vae"], _channels)),
+    )
+
+
+def weight_bytes(
+    folder: Path, item: int, *, only: Callable[[str], bool] = lambda name: True, eight_bit: bool = False
+) -> int:
+    """Bytes that the weights in a folder take once loaded at `item` bytes a number, from their files' headers; `only`
+    picks by name. With `eight_bit` the linear layers of a language model take one byte a number and 4 a row."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                if only(name):
+                    total += _loaded(name, file.get_slice(name).get_shape(), item, eight_bit)
+    return total
+
+
+def _loaded(name: str, shape: list[int], item: int, eight_bit: bool) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    seen = any(word in name for word in ("vision", "visual"))
+    if eight_bit and len(shape) == 2 and ".layers." in name and not seen:
+        return count + 4 * shape[0]
+    return count * item
+
+
+def _no_head(name: str) -> bool:
+    return "lm_head" not in name
+
+
+def _width(transformer: Path) -> int:
+    config = _config(transformer)
+    return config["num_attention_heads"] * config["attention_head_dim"]
+
+
+def _states(mllm: Path) -> int:
+    """Numbers in the states of all layers of one token."""
+    config = _config(mllm)
+    language = config.get("text_config", config)
+    return (language["num_hidden_layers"] + 1) * language["hidden_size"]
+
+
+def _channels(vae: Path) -> int:
+    return _config(vae)["block_out_channels"][:2][-1]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())

@@ -1,0 +1,227 @@
+"""Where a profile's parts lie: in a folder, or in repositories of the Hugging Face hub, pinned to commits.
+
+A folder holds the parts side by side, under our names or under those that a repository of the hub gives them. From the
+hub only the folders that are needed are fetched; what is there already is used without asking the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from .profiles import Profile, Source
+
+T = TypeVar("T")
+
+FOLDERS = {  # names of a part's folder, the first that is there
+    "mllm": ("mllm", "text_encoder"),
+    "tokenizer": ("tokenizer", "mllm"),
+    "processor": ("processor", "text_processor", "mllm"),
+    "aggregation": ("aggregation",),
+    "transformer": ("transformer",),
+    "vae": ("vae",),
+}
+WANTED = ("*.json", "*.safetensors", "*.txt")  # of a folder on the hub: no weights in other formats, no pictures
+SAMPLES, SAMPLE = 64, 4096  # places and bytes that are read of each file of weights to tell it from another
+
+
+class LoadError(RuntimeError):
+    """Weights that are missing, damaged or do not fit together; the message says which and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """A part's folder on this machine. `origin` says in a recipe what lies there, `restore` in a sentence how to get it
+    again."""
+
+    path: Path
+    origin: str
+    restore: str
+
+
+def locate(profile: Profile, revisions: Mapping[str, str]) -> dict[str, Located]:
+    """The folder of every part of a profile but an adapter's, by its name in FOLDERS; `revisions` replace the row's, by
+    repository."""
+    for repo in revisions:
+        if repo not in {source.repo for source in profile.sources.values()}:
+            known = ", ".join(sorted({source.repo for source in profile.sources.values()})) or "none"
+            raise LoadError(
+                f"Profile {profile.name!r} takes nothing from {repo!r}, so there is no revision of it to choose. Its "
+                f"repositories on the hub: {known}."
+            )
+    names = [name for name in FOLDERS if name != "aggregation" or not (profile.native or profile.adapter)]
+    if profile.folder is not None:
+        return {name: _in_folder(profile, name) for name in names}
+    sources = {name: profile.sources[name] for name in names}
+    sources = {
+        name: replace(source, revision=revisions.get(source.repo, source.revision)) for name, source in sources.items()
+    }
+    roots = {repo: _fetched(repo, sources) for repo in dict.fromkeys(source.repo for source in sources.values())}
+    return {name: _on_hub(source, roots[source.repo]) for name, source in sources.items()}
+
+
+def revisions_of(texts: Sequence[str]) -> dict[str, str]:
+    """Revisions by repository, from texts like REPO@COMMIT."""
+    for text in texts:
+        if not all(text.rpartition("@")[::2]):
+            raise LoadError(f"A revision is written REPO@COMMIT, not {text!r}.")
+    return dict(text.rpartition("@")[::2] for text in texts)
+
+
+def revision_of(parts: Mapping[str, Located], profile: Profile, adapter: str | None) -> str:
+    """What identifies all weights in recipes and caches: the one written beside an embedded model, else a hash over
+    where each part comes from, with the adapter's own revision."""
+    if not profile.sources:
+        path = profile.folder / "training.json"
+        try:
+            return str(json.loads(path.read_text())["revision"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise LoadError(f"{path} is missing or damaged. Restore it from the project's repository.") from error
+    origins = [f"{name}={part.origin}" for name, part in sorted(parts.items())] + [f"adapter={adapter}"]
+    return hashlib.sha256("\n".join(origins).encode()).hexdigest()[:12]
+
+
+def check_weights(part: Located) -> None:
+    """Raises LoadError that names the file where weights are missing or cut short, which a broken download leaves."""
+    try:
+        missing = _missing(part.path)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise LoadError(f"The index of the weights in {part.path} is damaged. {part.restore}") from error
+    if missing:
+        raise LoadError(f"The weights in {part.path} are incomplete: {missing[0]} is missing. {part.restore}")
+    for path in sorted(part.path.glob("*.safetensors")):
+        expected, found = _promised(path), path.stat().st_size
+        if expected is not None and found < expected:
+            raise LoadError(
+                f"The weights in {part.path} are incomplete: {path.name} has {found:,} of {expected:,} bytes. "
+                f"{part.restore}"
+            )
+
+
+def read_part(part: Located, reader: Callable[[Path], T]) -> T:
+    """Runs a reader on a folder; whatever goes wrong inside becomes a sentence that names the folder."""
+    try:
+        return reader(part.path)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # readers of four libraries raise a dozen types for a damaged file
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise LoadError(f"The weights in {part.path} are damaged or incomplete ({reason}). {part.restore}") from error
+
+
+def _missing(folder: Path) -> list[str]:
+    """The shards that an index of a folder names and that are not there."""
+    indices = folder.glob("*.safetensors.index.json")
+    named = {name for index in indices for name in json.loads(index.read_text())["weight_map"].values()}
+    return sorted(name for name in named if not (folder / name).is_file())
+
+
+def _promised(path: Path) -> int | None:
+    """How long a file of weights is by its own header; None where it has none that can be read, which its reader will
+    say."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8:
+            return 8
+        length = int.from_bytes(start, "little")
+        if not 0 < length < 100_000_000:
+            return None
+        header = file.read(length)
+    if len(header) < length:
+        return 8 + length
+    try:
+        tensors = [row for name, row in json.loads(header).items() if name != "__metadata__"]
+        return 8 + length + max((row["data_offsets"][1] for row in tensors), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _in_folder(profile: Profile, name: str) -> Located:
+    root = profile.folder
+    if not root.is_dir():
+        how = (
+            "Name a folder with a copy of each part, or leave it out to fetch them from the hub."
+            if profile.sources
+            else "Clone the project whole, or train them with: python -m squeeze train plush --part vae"
+        )
+        raise LoadError(f"The weights of profile {profile.name!r} are missing: there is no folder {root}. {how}")
+    path = next((root / folder for folder in FOLDERS[name] if (root / folder).is_dir()), root / FOLDERS[name][0])
+    repo = profile.sources[name].repo if name in profile.sources else "the project's repository"
+    restore = f"Restore it from {repo}."
+    if not path.is_dir():
+        raise LoadError(f"Weights are missing: there is no folder {path}. {restore}")
+    return Located(path=path, origin=_fingerprint(path) if profile.sources else "", restore=restore)
+
+
+def _on_hub(source: Source, root: Path) -> Located:
+    path = root / source.subfolder
+    again = f"Restore it: hf download {source.repo} --revision {root.name} --force-download"
+    if not path.is_dir():
+        raise LoadError(
+            f"{source.repo} has no folder {source.subfolder!r} at revision {source.revision!r}. Name another with "
+            f"--revision {source.repo}@COMMIT."
+        )
+    return Located(path=path, origin=f"{source.repo}@{root.name}/{source.subfolder}", restore=again)
+
+
+def _fetched(repo: str, sources: Mapping[str, Source]) -> Path:
+    """The snapshot of a repository with all folders that parts want of it; its name is the commit."""
+    wanted = [source for source in sources.values() if source.repo == repo]
+    folders = dict.fromkeys(f"{source.subfolder}/" if source.subfolder else "" for source in wanted)
+    patterns = [folder + pattern for folder in folders for pattern in WANTED]
+    options = {"repo_id": repo, "revision": wanted[0].revision, "allow_patterns": patterns}
+    try:
+        here = Path(snapshot_download(**options, local_files_only=True))
+        if all((here / source.subfolder).is_dir() and not _missing(here / source.subfolder) for source in wanted):
+            return here
+    except (LocalEntryNotFoundError, ValueError, KeyError):
+        pass  # not here, or not whole: ask the hub
+    try:
+        return Path(snapshot_download(**options))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise LoadError(_why(error, repo, wanted[0].revision)) from error
+
+
+def _why(error: Exception, repo: str, revision: str) -> str:
+    page = f"https://huggingface.co/{repo}"
+    if isinstance(error, GatedRepoError):
+        return f"{repo} is gated: accept its licence at {page}, make a token there and give it to: hf auth login"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo} has no revision {revision!r}. Choose one of {page}/commits/main with --revision {repo}@COMMIT"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"There is no repository {repo} on the hub, or it wants a login. See {page}, and: hf auth login"
+    if isinstance(error, LocalEntryNotFoundError):
+        return (
+            f"{repo} at revision {revision!r} is not whole on this machine and the hub cannot be reached. Connect it, "
+            f"or copy the files over and name their folder with --weights."
+        )
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return f"{repo} could not be fetched ({reason}). Look at {page}, make room on the disk, and start again."
+
+
+def _fingerprint(path: Path) -> str:
+    """The first 16 hex digits of a hash over a folder's weights, sampled: names, sizes and bytes at SAMPLES places of
+    each file, since reading tens of GB whole would take minutes at every start."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as opened:
+            for place in range(SAMPLES):
+                opened.seek(size * place // SAMPLES)
+                digest.update(opened.read(SAMPLE))
+    return digest.hexdigest()[:16]
