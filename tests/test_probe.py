@@ -30,13 +30,19 @@ def test_loss_ignores_what_is_hidden():
     assert torch.isfinite(probe_loss(out, hidden)), "nothing visible should mean nothing to learn, not NaN"
 
 
-def test_perfect_direction_costs_nothing():
+def test_a_direction_costs_what_its_angle_and_its_length_say():
     truth = draw_labelled(4, 1, 64)
     radians = truth["azimuth"] * math.pi / 180
     logits = {name: torch.nn.functional.one_hot(truth[name].clamp_min(0), n) * 50.0 for name, n in HEADS.items()}
-    right = logits | {"direction": torch.stack([radians.sin(), radians.cos()], -1)}
-    wrong = logits | {"direction": -right["direction"]}
-    assert math.isclose(float(probe_loss(wrong, truth) - probe_loss(right, truth)), 4.0, rel_tol=1e-4)
+    unit = torch.stack([radians.sin(), radians.cos()], -1)
+
+    def cost(direction: torch.Tensor) -> float:
+        return float(probe_loss(logits | {"direction": direction}, truth))
+
+    known = torch.distributions.VonMises(torch.zeros(4), torch.full((4,), 3.0)).log_prob(torch.zeros(4)).mean()
+    blind = -math.log(2 * math.pi)
+    assert math.isclose(cost(3 * unit) - cost(0 * unit), blind - float(known), rel_tol=1e-4)
+    assert math.isclose(cost(-3 * unit) - cost(3 * unit), 6.0, rel_tol=1e-4), "opposite costs twice the length"
 
 
 def test_angles_wrap_round():

@@ -85,10 +85,13 @@ class Probe(ModelMixin, ConfigMixin):
 
 
 def probe_loss(out: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
-    """Cross-entropy over what is visible (truth >= 0) plus 1 - cos of the facing error; a scalar."""
+    """Cross-entropy over what is visible (truth >= 0), and the same for the facing: the direction's length is the
+    concentration of a von Mises distribution round it, so that small errors still count once it is sure; a scalar."""
     radians = truth["azimuth"] * math.pi / 180
     target = torch.stack([radians.sin(), radians.cos()], -1)
-    loss = 2 * (1 - F.cosine_similarity(out["direction"].float(), target, dim=-1)).mean()
+    direction = out["direction"].float()
+    sure = direction.norm(dim=-1)
+    loss = (torch.special.i0e(sure).log() + sure - (direction * target).sum(-1)).mean()
     for name in HEADS:
         wrong = F.cross_entropy(out[name].float(), truth[name], ignore_index=-1, label_smoothing=0.02, reduction="sum")
         loss = loss + wrong / (truth[name] >= 0).sum().clamp_min(1)  # nothing visible, nothing to learn
