@@ -21,6 +21,11 @@ PRESETS: dict[str, tuple[float, float, float]] = {
 }
 
 
+def preset_of(balance: Sequence[float]) -> str | None:
+    """The name of the preset with this balance, a list from JSON or a tuple; None where there is none."""
+    return next((name for name, preset in PRESETS.items() if preset == tuple(balance)), None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Weights:
     """How much each group of tokens counts in attention, both in [0, 1]; 0 leaves the group out."""

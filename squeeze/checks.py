@@ -85,10 +85,11 @@ class Notice:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """A reference looked at: the clean picture, cropped where that was asked, which belongs into the request; what the
-    models get of it; what there is to say, in the order of SENTENCES."""
+    """A reference looked at: the clean picture, cropped where that was asked, which belongs into the request; the whole
+    it was cropped from; what the models get of it; what there is to say, in the order of SENTENCES."""
 
     picture: Image.Image
+    whole: Image.Image
     views: Views
     notices: tuple[Notice, ...]
 
@@ -98,11 +99,13 @@ def inspect(models: Models, source: str | Path | bytes | Image.Image, name: str 
     quarter of a second on the CPU beside the decoding. Raises RequestError as open_upload and cropped do,
     and nothing else."""
     upload = open_upload(source, name)
+    whole = upload.picture
     if box is not None:
         alpha = None if upload.alpha is None else cropped(upload.alpha, box)
         upload = Upload(picture=cropped(upload.picture, box), alpha=alpha, animated=upload.animated)
     seen = views(models, upload.picture)
-    return Inspection(picture=upload.picture, views=seen, notices=notices(upload, seen, models.profile.square))
+    said = notices(upload, seen, models.profile.square)
+    return Inspection(picture=upload.picture, whole=whole, views=seen, notices=said)
 
 
 def views(models: Models, picture: Image.Image) -> Views:

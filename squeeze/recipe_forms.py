@@ -27,21 +27,23 @@ def from_query(params: Mapping[str, str]) -> dict[str, Any] | None:
     return checked({key: FIELDS[key].read(value) for key, value in given.items()}, "link")
 
 
-def to_command(recipe: dict[str, Any], reference: str) -> str:
-    """The command that draws the picture again, quoted for a POSIX shell; `reference` is the path of its reference."""
-    words = {"profile": recipe["profile"], "reference": reference}
-    words |= {key: FIELDS[key].write(recipe[key]) for key in OPTIONS}
-    words["out"] = f"squeeze-{recipe['seed']}.png"
+def to_command(recipe: dict[str, Any], *references: str) -> str:
+    """The command that draws the picture again, quoted for a POSIX shell; `references` are the paths of its own."""
+    words = [("profile", recipe["profile"]), *(("reference", path) for path in references)]
+    words += [(key, FIELDS[key].write(recipe[key])) for key in OPTIONS]
+    words.append(("out", f"squeeze-{recipe['seed']}.png"))
     flags = []
-    for name, word in words.items():
+    for name, word in words:
         between = "=" if word.startswith("-") else " "  # a prompt may begin as a flag does
         flags.append(f"--{name.replace('_', '-')}{between}{shlex.quote(word)}")
     return " ".join(["python -m squeeze generate", *flags])
 
 
-def to_client(recipe: dict[str, Any], address: str, reference: str) -> str:
-    """Python that asks the page at `address` for the picture again; `reference` is a path or an address."""
+def to_client(recipe: dict[str, Any], address: str, reference: str, *more: str) -> str:
+    """Python that asks the page at `address` for the picture again; the references are paths or addresses."""
     arguments = "\n".join(f"    {key}={recipe[key]!r}," for key in OPTIONS)
+    if more:
+        arguments = f"    more=[{', '.join(f'handle_file({path!r})' for path in more)}],\n{arguments}"
     return f"""from gradio_client import Client, handle_file
 
 picture, recipe = Client({address!r}).predict(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny products gain nothing from threads
@@ -15,9 +16,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
 
 import pytest
 from browsing import opened
-from tiny import make_request, tiny_profile, write_models
+from pictures import SIDE
+from pressing import BALANCE
+from tiny import make_request, random_picture, tiny_profile, write_models
 
+from squeeze.checks import SENTENCES, inspect
 from squeeze.models.loading import load
+from squeeze.ui.handlers import Handlers
+from squeeze.ui.timeline import state
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,6 +61,57 @@ def forwards(models):
     handle.remove()
 
 
+# --- references looked at -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wanting(models):
+    """The tiny models with a profile that wants references of `reference` pixels."""
+
+    def make(reference=SIDE, square=True):
+        limits = replace(models.profile.limits, reference=reference)
+        return replace(models, profile=replace(models.profile, square=square, limits=limits))
+
+    return make
+
+
+@pytest.fixture
+def said(wanting):
+    """The codes of the notices on a picture or file."""
+
+    def say(source, box=None, **profile):
+        found = inspect(wanting(**profile), source, box=box).notices
+        assert [n.code for n in found] == sorted({n.code for n in found}, key=list(SENTENCES).index), "order, or twice"
+        assert all("{" not in str(n) and str(n).endswith(".") for n in found), "a sentence is not filled"
+        return {n.code for n in found}
+
+    return say
+
+
+# --- the page without a browser -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def handlers(models):
+    return Handlers(models, [])
+
+
+@pytest.fixture
+def form(tmp_path):
+    """A whole form as the page sends it; keywords change it."""
+    random_picture(0).save(tmp_path / "toy.png")
+
+    def make(balance=BALANCE, counts=(2, 2, 2), touched=True, earlier=(), **changed):
+        filled = {
+            "reference": {"path": str(tmp_path / "toy.png")}, "prompt": "a toy", "steps": 6, "cfg": 1, "seed": 7,
+            "random": False, "uncond": "lean", "late_text": "drop",
+            "timeline": state(counts, balance, touched=touched, earlier=earlier),
+        }  # fmt: skip
+        return filled | changed
+
+    return make
+
+
 # --- the page and a browser -----------------------------------------------------------------------------------------
 
 
@@ -65,10 +122,16 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def files(tmp_path_factory):
+    """The folder of the server's uploads and pictures."""
+    return tmp_path_factory.mktemp("server") / "files"
+
+
+@pytest.fixture(scope="session")
+def server(files):
     """The address of `python app.py`, started once."""
-    port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(log.parent / "files")}
+    port, log = free_port(), files.parent / "log"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(files)}
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, ROOT / "app.py", "--port", str(port)],

@@ -1,12 +1,13 @@
 """The API of a running page, as scripts call it."""
 
 import json
+import tempfile
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from browsing import EXAMPLE
+from browsing import EXAMPLE, SLOW
 
 from squeeze.models.profiles import ASSETS, PROFILES
 from squeeze.recipe import read_png, to_text
@@ -83,17 +84,47 @@ def test_the_api_reads_recipes(server, call, tmp_path):
         client.predict(file=handle_file(EXAMPLE), api_name="/recipe")
 
 
-def test_visitors_at_once_get_what_they_get_alone(server, call):
+SCENES = ("on the beach", "in the snow", "in a room")
+
+
+@pytest.mark.parametrize(("visitors", "each", "steps"), [(3, 1, 12), (6, 4, 4), (20, 1, 2)])
+def test_visitors_at_once_get_what_they_get_alone(server, call, visitors, each, steps):
+    """The longer runs overlap; the many ones fill the line at the device."""
     asked = [
-        {"prompt": p, "seed": s, "steps": 12} for p, s in (("on the beach", 3), ("in the snow", 4), ("in a room", 5))
+        [{"prompt": SCENES[(one + n) % 3], "seed": 10 * one + n, "steps": steps} for n in range(each)]
+        for one in range(visitors)
     ]
-    alone = [Path(call(**one)[0]).read_bytes() for one in asked]
-    visitors = [caller(server) for _ in asked]
-    with ThreadPoolExecutor(len(asked)) as pool:
-        paths = pool.map(lambda visitor, one: visitor(**one)[0], visitors, asked)
-        together = [Path(path).read_bytes() for path in paths]
-    assert len(set(alone)) == len(asked)
+    alone = [[Path(call(**picture)[0]).read_bytes() for picture in pictures] for pictures in asked]
+    callers = [caller(server) for _ in asked]
+
+    def visit(visitor, pictures):
+        return [Path(visitor(**picture)[0]).read_bytes() for picture in pictures]
+
+    with ThreadPoolExecutor(visitors) as pool:
+        together = list(pool.map(visit, callers, asked))
+    assert len({made for pictures in alone for made in pictures}) == visitors * each
     assert alone == together, "a visitor's picture changed because others were there"
+
+
+def test_one_client_cannot_take_the_whole_line(server):
+    from gradio_client import Client, handle_file
+
+    client = Client(server, verbose=False)
+    asked = {"reference": handle_file(EXAMPLE), "prompt": "in the snow", "steps": 100, "api_name": "/generate"}
+    jobs = [client.submit(seed=seed, **asked) for seed in range(4)]
+    said = [str(job.exception(SLOW / 1000)) for job in jobs]
+    assert said.count("None") == 2, "one runs and one waits"
+    assert sum("waiting in line already" in one for one in said) == 2, said
+
+
+def test_thirty_runs_in_a_row_leave_only_their_pictures(server, call, files):
+    before = set(files.rglob("*"))
+    for seed in range(30):
+        call(seed=seed, steps=2)
+    left = [path for path in set(files.rglob("*")) - before if path.is_file()]
+    assert len(left) <= 31, f"30 runs left {len(left)} files on the server"
+    assert sum(path.stat().st_size for path in left) < 30 * 64 * 64 * 4 + 1_000_000
+    assert not list(Path(tempfile.gettempdir()).glob("squeeze-*/*.png")), "a folder of a finished picture was left"
 
 
 BAD = [
@@ -162,14 +193,3 @@ def test_a_call_without_the_client(server, call):
 def test_a_file_of_the_server_is_no_upload(server):
     for path in (EXAMPLE, ASSETS / "readme" / "page.png", "/etc/passwd"):
         assert "no picture of the subject" in heard(server, reference={"path": str(path)}), f"the server opened {path}"
-
-
-def test_twenty_visitors_at_once(server, call):
-    asked = [{"prompt": f"in the snow, {seed}", "seed": seed, "steps": 2} for seed in range(20)]
-    alone = [Path(call(**one)[0]).read_bytes() for one in asked]
-    visitors = [caller(server) for _ in asked]
-    with ThreadPoolExecutor(len(asked)) as pool:
-        paths = pool.map(lambda visitor, one: visitor(**one)[0], visitors, asked)
-        together = [Path(path).read_bytes() for path in paths]
-    assert len(set(alone)) == len(asked)
-    assert alone == together, "a visitor's picture changed because others were there"

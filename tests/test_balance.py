@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from squeeze.balance import PRESETS, STAGES, Weights, stage_of, steps_per_stage, weights
+from squeeze.balance import PRESETS, STAGES, Weights, preset_of, stage_of, steps_per_stage, weights
 from squeeze.models.attention import forced_bias
 from squeeze.models.profiles import PROFILES
 from squeeze.request import check_balance
@@ -77,3 +77,10 @@ def test_every_stage_of_a_profile_has_steps(profile):
     times = schedule(profile.steps, shift_for(tokens) if profile.shift is None else profile.shift)[:-1]
     counts = steps_per_stage(times, profile.tau1, profile.tau2)
     assert min(counts) > 0, f"{profile.name} never sees one of its stages: {counts}"
+
+
+def test_a_preset_is_known_by_its_balance_as_list_and_tuple():
+    for name, balance in PRESETS.items():
+        assert preset_of(balance) == preset_of(list(balance)) == name
+    assert preset_of((0, 0.5, 1)) == "paper", "whole numbers are the same balance"
+    assert preset_of([0.1, 0.5, 1]) is None

@@ -1,57 +1,20 @@
 """The page's handlers without browser and network: branches, recipes verified, the device shared, visits kept."""
 
-import time
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import gradio as gr
 import pytest
+from pressing import ANN, BALANCE, BOB, PARTS, whole
 from tiny import random_picture
 
 from squeeze.images import content_hash, open_picture
 from squeeze.pipeline import generate
 from squeeze.recipe import write_png
 from squeeze.ui import recipes
-from squeeze.ui.handlers import Handlers
-from squeeze.ui.show import Parts, Visitor
+from squeeze.ui.handlers import Going
 from squeeze.ui.timeline import state
 
-ANN, BOB = (Visitor(session=name, page="http://here/") for name in ("ann", "bob"))
-FORMS = dict.fromkeys(recipes.FORMS)
-PARTS = Parts(
-    **{name: name for name in Parts.__annotations__ if name not in ("sliders", "forms")},
-    sliders=["first", "second", "third"],
-    forms={name: f"form {name}" for name in FORMS},
-)
-BALANCE, OTHER = (0.0, 0.5, 1.0), (1.0, 1.0, 0.25)
-
-
-@pytest.fixture
-def handlers(models):
-    return Handlers(models, [])
-
-
-@pytest.fixture
-def form(tmp_path):
-    """A whole form as the page sends it; keywords change it."""
-    random_picture(0).save(tmp_path / "toy.png")
-
-    def make(balance=BALANCE, counts=(2, 2, 2), touched=True, earlier=(), **changed):
-        filled = {
-            "reference": {"path": str(tmp_path / "toy.png")}, "prompt": "a toy", "steps": 6, "cfg": 1, "seed": 7,
-            "random": False, "uncond": "lean", "late_text": "drop",
-            "timeline": state(counts, balance, touched=touched, earlier=earlier),
-        }  # fmt: skip
-        return filled | changed
-
-    return make
-
-
-def whole(changes):
-    """All changes of a run, the last of each part and of each of its properties."""
-    shown = {}
-    for change in changes:
-        shown |= {part: shown.get(part, {}) | new if part == "timeline" else new for part, new in change.items()}
-    return shown
+OTHER = (1.0, 1.0, 0.25)
 
 
 def run(handlers, form, visitor=ANN):
@@ -75,7 +38,7 @@ def png(picture, recipe, path):
 
 def from_the_command_line(models, recipe, picture, path):
     """The PNG that the recipe gives as `python -m squeeze generate --recipe` draws it."""
-    request = recipes.requested(recipe, models.profile, picture)
+    request = recipes.requested(recipe, models.profile, (picture,))
     finished = list(generate(models, request))[-1]
     return png(finished.image, finished.recipe, path)
 
@@ -133,7 +96,7 @@ def test_the_last_step_and_a_run_that_is_gone_get_a_sentence(handlers, form):
     for given in (chosen, None):
         with pytest.raises(gr.Error, match="no longer kept"):
             branch(handlers, given, OTHER)
-    assert not handlers.device.locked()
+    assert not handlers.line.busy
     run(handlers, form())
 
 
@@ -148,67 +111,54 @@ def test_anything_may_be_sent_as_a_choice(handlers, form):
 
 
 def test_a_stopped_run_can_be_branched_from(handlers, form):
-    changes = handlers.run(PARTS, form(), ANN)
-    while len(handlers.visits.newest("ann").frames if handlers.newest("ann") else ()) < 3:
-        next(changes)
-    changes.close()
-    shown = handlers.stopped(PARTS, "", "ann")
+    going, shown = Going(), {}
+    for change in handlers.run(PARTS, form(), ANN, going):
+        shown |= change
+        going.stopped = len(handlers.visits.newest("ann").frames) == 3
     assert "Stopped" in shown["status"]
-    assert shown["film"].count('class="frame') == 3
+    assert shown["film"].count('class="frame') in (3, 4)
+    assert not handlers.line.busy
     recipe = branch(handlers, picked(handlers, 3), OTHER)["recipe"]
     assert recipe["earlier"] == [[3, *BALANCE]]
 
 
-def test_stop_before_the_first_step_and_while_the_run_is_queued(handlers, form):
-    before = handlers.newest("ann")
-    changes = handlers.run(PARTS, form(), ANN)
-    next(changes)
-    changes.close()
-    assert "Stopped" in handlers.stopped(PARTS, before, "ann")["status"], "at the first step"
-    before = handlers.newest("ann")
-    assert "film" not in handlers.stopped(PARTS, before, "ann"), "the run was still queued; the film is the old one's"
+def test_stop_before_a_run_has_begun_draws_nothing(handlers, form, forwards):
+    shown = whole(handlers.run(PARTS, form(), ANN, Going(stopped=True)))
+    assert "Stopped" in shown["status"]
+    assert not forwards
+    assert "film" not in shown, "the film on the page is that of the run before"
+    assert not handlers.line.busy
 
 
-def test_the_next_run_begins_within_a_step_of_the_lock(handlers, form):
-    """A run is closed while another waits for the device."""
-    long = {"steps": 20, "counts": (10, 5, 5), "cfg": 2.5}
-    first, began, stepped = handlers.run(PARTS, form(**long), ANN), [], []
-
-    def steps(changes):
-        return changes["timeline"].get("run", {}).get("done", 0) if "timeline" in changes else 0
-
-    def second():
-        for changes in handlers.run(PARTS, form(**long), BOB):
-            began.append(time.monotonic())
-            if steps(changes):
-                stepped.append(time.monotonic())
-
-    took = []
-    while len(took) < 5:
-        before = time.monotonic()
-        if steps(next(first)):
-            took.append(time.monotonic() - before)
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(second)
-        while len(began) < 2:  # reading, then waiting
-            time.sleep(0.01)
-        first.close()
-        released = time.monotonic()
-        other.result()
-    waited = stepped[0] - released
-    print(f"\nfrom the lock's release to the next run's first step: {waited:.3f} s; a step {max(took):.3f} s")
-    assert waited < 2 * max(took) + 0.2, f"{waited:.3f} s from the release to the next run's first step"
-    assert not handlers.device.locked(), "the device is still held after both runs"
-
-
-def test_leaving_while_waiting_takes_nothing(handlers, form):
-    asked = {"reference": form()["reference"], "prompt": "a toy", "steps": 2, "cfg": 1}
-    first, waiting = handlers.generate(**asked), handlers.generate(**asked)
+def test_stop_while_waiting_leaves_the_line(handlers, form):
+    first, going = handlers.run(PARTS, form(), ANN), Going()
     next(first)
-    next(waiting)
-    waiting.close()
-    assert list(first)[-1][1]["steps"] == 2, "a visitor who left the queue disturbed the one who was running"
-    assert not handlers.device.locked()
+    waiting = handlers.run(PARTS, form(), BOB, going)
+    assert "next in line" in next(waiting)["status"]
+    going.stopped = True
+    handlers.line.wake()
+    assert "Stopped" in whole(waiting)["status"]
+    assert 'data-state="done"' in whole(first)["status"]
+    assert not handlers.line.busy
+
+
+def test_stop_takes_no_finished_picture_back(handlers, form):
+    going, last = Going(), {}
+    for change in handlers.run(PARTS, form(), ANN, going):
+        last = change
+        going.stopped = handlers.visits.newest("ann").picture is not None
+    assert 'data-state="done"' in last["status"]
+    assert going.finished
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+def test_a_run_stopped_anywhere_says_what_came_of_it(handlers, form, step):
+    going, shown = Going(), {}
+    for change in handlers.run(PARTS, form(), ANN, going):
+        shown |= change
+        going.stopped = going.stopped or len(handlers.visits.newest("ann").frames) >= step
+    assert going.finished == (handlers.visits.newest("ann").picture is not None)
+    assert ('data-state="done"' if going.finished else 'data-state="stopped"') in shown["status"]
 
 
 def test_who_leaves_during_a_run_is_forgotten(handlers, form):
@@ -227,17 +177,17 @@ def test_who_leaves_during_a_run_is_forgotten(handlers, form):
 def test_verify_is_identical_or_names_what_differs(handlers, form):
     recipe = run(handlers, form())["recipe"]
     reference = form()["reference"]
-    shown = whole(handlers.verify(PARTS, recipe, reference, ANN))
+    shown = whole(handlers.verify(PARTS, recipe, [reference], ANN))
     assert "Identical" in shown["status"]
     assert 'data-state="done"' in shown["status"]
     other = recipe | {"picture": "0" * 16, "revision": "old", "software": recipe["software"] | {"torch": "1.0"}}
-    shown = whole(handlers.verify(PARTS, other, reference, ANN))
+    shown = whole(handlers.verify(PARTS, other, [reference], ANN))
     assert "Not identical" in shown["status"]
     assert 'data-state="failed"' in shown["status"]
     for words in ("old in the recipe", "000000 in the recipe", "1.0 in the recipe"):
         assert words in shown["status"]
     assert not {"recipe", *PARTS.forms.values()} & shown.keys(), "the recipe on the page is no longer what was asked"
-    same = whole(handlers.verify(PARTS, recipe | {"revision": "old"}, reference, ANN))
+    same = whole(handlers.verify(PARTS, recipe | {"revision": "old"}, [reference], ANN))
     assert "Identical" in same["status"]
     assert "old in the recipe" in same["status"]
 
@@ -245,11 +195,11 @@ def test_verify_is_identical_or_names_what_differs(handlers, form):
 def test_verify_without_recipe_or_subject_gets_a_sentence(handlers, form, tmp_path):
     recipe = run(handlers, form())["recipe"]
     with pytest.raises(gr.Error, match="There is no recipe"):
-        whole(handlers.verify(PARTS, None, None, ANN))
-    assert "Identical" in whole(handlers.verify(PARTS, recipe, None, ANN))["status"], "the visit has used the subject"
+        whole(handlers.verify(PARTS, None, [None], ANN))
+    assert "Identical" in whole(handlers.verify(PARTS, recipe, [None], ANN))["status"], "the visit has used the subject"
     with pytest.raises(gr.Error, match=recipe["references"][0]):
-        whole(handlers.verify(PARTS, recipe, None, BOB))
-    assert not handlers.device.locked()
+        whole(handlers.verify(PARTS, recipe, [None], BOB))
+    assert not handlers.line.busy
 
 
 def test_verify_waits_for_the_device(handlers, form):
@@ -257,9 +207,8 @@ def test_verify_waits_for_the_device(handlers, form):
     going = handlers.run(PARTS, form(seed=8), BOB)
     for _ in range(4):
         next(going)
-    verifying = handlers.verify(PARTS, recipe, form()["reference"], ANN)
-    next(verifying)
-    assert "Waiting for the run before this one" in next(verifying)["status"]
+    verifying = handlers.verify(PARTS, recipe, [form()["reference"]], ANN)
+    assert "next in line" in next(verifying)["status"]
     whole(going)
     assert "Identical" in whole(verifying)["status"]
 
@@ -270,13 +219,37 @@ def test_a_subject_is_found_in_the_box_among_the_examples_and_in_the_visit(handl
     random_picture(9).save(other)
 
     def find(current, examples=(), session="bob"):
-        return recipes.find_reference(recipe, current, list(examples), handlers.visits, session)
+        known = {content_hash(open_picture(one)): Path(one) for one in examples}
+        (found,) = recipes.find_references(recipe, [current], known, handlers.visits, session)
+        return found
 
-    assert find(path)[1] == path
-    assert find(str(other), [other, path])[1] == path
-    assert content_hash(find(str(other), session="ann")[0]) == recipe["references"][0]
+    assert find(path).path == path
+    assert find(str(other), [other, path]).path == path
+    assert content_hash(find(str(other), session="ann").picture) == recipe["references"][0]
     assert find(str(other)) is find(None) is find(str(tmp_path / "gone.png")) is None
-    assert recipes.find_reference(recipe | {"references": []}, path, [], handlers.visits, "ann") is None
+    assert recipes.find_references(recipe | {"references": []}, [path], {}, handlers.visits, "ann") == []
+
+
+def test_several_subjects_are_found_in_their_order(handlers, form, tmp_path):
+    for seed in (1, 2):
+        random_picture(seed).save(tmp_path / f"{seed}.png")
+    more = {f"reference_{n}": {"path": str(tmp_path / f"{n - 1}.png")} for n in (2, 3)}
+    recipe = run(handlers, form(**more))["recipe"]
+    assert recipe["references"] == [content_hash(random_picture(seed)) for seed in range(3)]
+    given = [more["reference_3"], form()["reference"], None]
+    found = handlers.find(recipe, given, BOB)
+    assert [one and one.path for one in found] == [given[1]["path"], None, given[0]["path"]]
+    assert recipe["references"][1] in recipes.missing(recipe, found)
+    assert "Identical" in whole(handlers.verify(PARTS, recipe, [], ANN))["status"]
+    with pytest.raises(gr.Error, match=recipe["references"][1]):
+        whole(handlers.verify(PARTS, recipe, given, BOB))
+
+
+def test_two_histories_are_merged_the_newer_first(handlers, form):
+    one, two, three = (run(handlers, form(seed=seed))["recipe"] for seed in range(3))
+    assert recipes.merged([three, one], [two, one]) == [three, two, one]
+    assert recipes.merged("rubbish", [two]) == [two]
+    assert len(recipes.merged([one | {"seed": n} for n in range(20)], [two | {"seed": n} for n in range(20)])) == 24
 
 
 def test_a_browsers_history_may_hold_anything(handlers, form):

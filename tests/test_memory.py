@@ -25,7 +25,7 @@ from browsing import (
 )
 from PIL import Image
 
-from squeeze.recipe import read_png, to_text, write_png
+from squeeze.recipe import read_file, read_png, to_text, write_png
 from squeeze.recipe_forms import to_query
 
 SAID = "The recipe is back"
@@ -263,6 +263,36 @@ def test_what_is_cleared_during_a_run_stays_cleared(page):
     page.wait_for_selector(".past")
     page.wait_for_timeout(300)
     assert page.locator(".past").count() == 1, "the history of before came back with the run's end"
+
+
+def test_two_tabs_of_a_browser_share_one_history(visit):
+    first = visit()
+    ask(first, "on the beach", steps=2)
+    second = visit(beside=first)
+    ask(second, "in the snow", steps=2)
+    drawn(first)
+    second.wait_for_selector(".past:has-text('on the beach')", state="attached")
+    drawn(second)
+    first.wait_for_selector(".past:has-text('in the snow')", state="attached")
+    drawn(first)
+    for page in (first, second, visit(beside=first)):
+        page.wait_for_selector(".past >> nth=2", state="attached")
+        words = [text.strip() for text in page.locator(".past").all_inner_texts()]
+        assert words == ["on the beach", "in the snow", "on the beach"]
+    second.click("#clear")
+    first.wait_for_selector("#history .none")
+    reload(first)
+    first.wait_for_selector("#history .none")
+
+
+def test_the_recipe_is_downloaded_as_json(page, made, tmp_path):
+    paste(page, to_text(made[1]))
+    page.wait_for_selector(f".status .line:has-text('{SAID}')")
+    with page.expect_download() as download:
+        page.click("#save-recipe")
+    assert download.value.suggested_filename == "squeeze-77.json"
+    download.value.save_as(tmp_path / "got.json")
+    assert read_file(tmp_path / "got.json") == made[1]
 
 
 def test_rubbish_in_the_browsers_storage_does_no_harm(page):

@@ -54,6 +54,9 @@ def test_axe_finds_nothing_in_any_state(still):
     ask(page, "on the beach, cyberpunk", steps=100)
     page.wait_for_selector("#looked img")
     said += look(page, "asked")
+    page.click("#looked .crop")
+    said += look(page, "cropping")
+    page.click(".cropping .cancel")
     for mode in ("light", "dark"):
         start(page)
         filled(page, 2)
@@ -127,6 +130,35 @@ def place(page, part):
     return round(box["y"] + page.evaluate("scrollY")), round(box["height"])
 
 
+def test_the_border_of_the_comparison_moves_by_keys(page):
+    ask(page, steps=2)
+    drawn(page)
+    drawn(page)
+    tab(page, "Compare")
+    border = page.locator("#compare [role=slider]")
+    border.focus()
+    ways = [("ArrowRight", 51, 53), ("PageDown", 41, 43), ("Home", 0, 0), ("ArrowLeft", 0, 0), ("End", 99, 100)]
+    for key, low, high in ways:
+        page.keyboard.press(key)
+        page.wait_for_function(
+            """([low, high]) => { const share = 100 * Number(document.querySelector('#compare img.fixed').style.clipPath
+                .match(/([\\d.]+)%\\)/)[1]) / 100; return low <= Math.round(share) && Math.round(share) <= high }""",
+            arg=[low, high],
+        )
+        page.wait_for_function(
+            """([low, high]) => { const told = Number(document.querySelector('#compare [role=slider]').ariaValueNow)
+                return low <= told && told <= high }""",
+            arg=[low, high],
+        )
+
+
+def test_folding_parts_say_whether_they_are_open(page):
+    for part in ("#advanced > button", "#about > button"):
+        for told in ("false", "true", "false"):
+            page.wait_for_selector(f"{part}[aria-expanded={told}]")
+            page.click(part)
+
+
 @pytest.mark.parametrize(
     ("where", "keys"), [("#prompt textarea", "Control+Enter"), ("#balance-1 input[type=range]", "Meta+Enter")]
 )
@@ -138,9 +170,9 @@ def test_keys_start_and_stop_a_run(page, where, keys):
     page.keyboard.press(keys)
     filled(page, 2)
     page.evaluate("document.querySelector('#about').insertAdjacentHTML('beforeend', '<dialog open><button>')")
-    page.focus("dialog button")
+    page.focus("#about dialog button")
     page.keyboard.press("Escape")
-    page.evaluate("document.querySelector('dialog').remove()")
+    page.evaluate("document.querySelector('#about dialog').remove()")
     filled(page, 5)
     assert page.is_enabled("#stop"), "Escape in a dialog stopped the run"
     page.keyboard.press("Escape")

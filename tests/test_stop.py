@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 from browsing import ask, drawn, ended, filled, line, reload, set_steps, shown_recipe, start, tab
 
 
@@ -61,6 +62,38 @@ def test_stop_at_once_and_stop_too_late(page):
     page.wait_for_timeout(300)
     finished = page.locator('.view[data-state="done"]').count() == 1
     assert line(page).startswith("Done in" if finished else "Stopped"), line(page)
+    drawn(page)
+
+
+STATE = """() => ({generate: !document.querySelector('#generate').disabled,
+    stop: !document.querySelector('#stop').disabled,
+    line: document.querySelector('#status .line').textContent})"""
+RIGHT = f"""() => {{ const now = ({STATE})(), rest = /^(Stopped|Done)/.test(now.line)
+    return now.generate ? !now.stop && rest : rest ? false : now.stop || now.line.startsWith('Stopping') }}"""
+
+
+@pytest.mark.parametrize("pause", [0, 1, 2, 4, 8, 15, 30, 60])
+def test_generate_at_once_after_stop_leaves_the_page_in_order(page, pause):
+    """The second press comes before, with or after the word that the run has stopped."""
+    ask(page, steps=60)
+    for turn in range(3):
+        start(page)
+        page.wait_for_selector("#stop:enabled")
+        page.wait_for_timeout((0, 5, 80)[turn])
+        page.evaluate(
+            """pause => new Promise(done => { document.querySelector('#stop').click()
+                setTimeout(() => { document.querySelector('#generate').click(); done() }, pause) })""",
+            pause,
+        )
+        page.wait_for_timeout(100)
+        page.wait_for_function(RIGHT)
+        if page.is_enabled("#stop"):  # the second press was heard
+            page.click("#stop")
+        page.wait_for_selector("#generate:enabled")
+        page.wait_for_function(RIGHT)
+        page.wait_for_timeout(150)
+        assert page.evaluate(RIGHT), f"the page says {page.evaluate(STATE)}"
+    set_steps(page, 2)
     drawn(page)
 
 

@@ -1,68 +1,78 @@
 """What happens when a visitor presses something: generator handlers that turn a run's events into the page's parts.
 
-Handlers are generators because gradio can only end a generator early: Stop, or a closed tab, raises GeneratorExit at
-the next yield and our `finally` frees the device. Gradio gives the queue's place away before that, so the device has
-its own lock.
-
-Inputs arrive as they were sent (`preprocess=False`): gradio's own look at them would let PIL raise on text files and
-bombs, and answer a number out of range in its own words. Our checks in request.py and images.py speak instead.
+Handlers are generators because gradio can only end a generator early: a closed tab raises GeneratorExit at the next
+yield, and our `finally` frees the device. Stop goes another way: it leaves word in the run's Going, and the run ends
+itself at the next step, so that what is shown last is the run's own word, in order with all before it.
 """
 
 from __future__ import annotations
 
 import secrets
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import ImageData
-from gradio_client.utils import is_file_obj_with_meta
 
-from ..checks import inspect
 from ..events import Encoded, Event, Finished, StageStarted, StepDone
-from ..images import open_picture
+from ..images import content_hash, open_picture
 from ..models.loading import Models
 from ..pipeline import Resume, branched, default_request, generate, plan
 from ..recipe import RecipeError, differences, read_file
 from ..request import Request, RequestError, is_whole
 from . import recipes, texts, timeline, views
-from .check import check
 from .film import film
+from .line import Ahead, Line, LineError, Place
+from .sent import from_json, path_of
 from .show import Parts, Shown, Visitor, begin, show, unchosen, written
 from .visits import Run, Visits
 
-POLL = 0.25  # seconds between two looks at the device's lock
-WEB_FORMATS = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif"}  # what a browser shows without our help
-WHOLE = ("steps", "stage_steps", "seed", "height", "width")  # fields of Request
+
+@dataclass
+class Going:
+    """A run from the press on. Stop leaves word here; gr.State hands the very same object to every handler. Once it is
+    `over`, with a picture if it has `finished`, its frames can be chosen, though the page is still coming to rest."""
+
+    stopped: bool = False
+    finished: bool = False
+    over: bool = False
 
 
 class Handlers:
-    """The handlers of one server: models and device lock, shared by all visitors and changed by none; `visits` keeps
-    what is each visitor's own."""
+    """The handlers of one server: the models, shared by all visitors and changed by none; the line at the device;
+    `visits` keeps what is each visitor's own."""
 
     def __init__(self, models: Models, examples: list[Path]) -> None:
         self.models, self.examples = models, examples
-        self.device = threading.Lock()  # not an RLock: gradio resumes a generator on another thread
+        self.line = Line()
         self.visits = Visits()
 
-    def run(self, parts: Parts, form: dict[str, Any], visitor: Visitor) -> Iterator[Shown]:
+    @cached_property
+    def known(self) -> dict[str, Path]:
+        """The examples by content hash."""
+        return {content_hash(open_picture(path)): path for path in self.examples}
+
+    def run(self, parts: Parts, form: dict[str, Any], visitor: Visitor, going: Going | None = None) -> Iterator[Shown]:
         """One generation as the page shows it; `form` are the page's inputs by name."""
         try:
             form |= timeline.read(form.pop("timeline"), from_json("steps", form["steps"]))
             if form.pop("random"):
                 form["seed"] = secrets.randbelow(2**31)
+            form["more"] = [form.pop(name) for name in list(form) if name.startswith("reference_")]
             request = self.request(**form)
         except RequestError as error:
             yield {parts.status: views.status(str(error), "failed")}
             raise sentence(error) from error
-        yield from self.draw(request, parts, visitor)
+        yield from self.draw(request, parts, visitor, going)
 
-    def branch(self, parts: Parts, chosen: Any, value: Any, visitor: Visitor) -> Iterator[Shown]:
+    def branch(
+        self, parts: Parts, chosen: Any, value: Any, visitor: Visitor, going: Going | None = None
+    ) -> Iterator[Shown]:
         """Goes on from a chosen frame of a kept run with the balances of the timeline; `chosen` comes from `choose`."""
         try:
             trunk = self.visits.run(visitor.session, chosen["run"]) if chosen else None
@@ -73,20 +83,24 @@ class Handlers:
         except RequestError as error:
             yield {parts.status: views.status(str(error), "failed")} | unchosen(parts)
             raise sentence(error) from error
-        yield from self.draw(request, parts, visitor, trunk, chosen["step"])
+        yield from self.draw(request, parts, visitor, going, trunk, chosen["step"])
 
-    def verify(self, parts: Parts, recipe: Any, reference: Any, visitor: Visitor) -> Iterator[Shown]:
+    def verify(
+        self, parts: Parts, recipe: Any, given: Sequence[Any], visitor: Visitor, going: Going | None = None
+    ) -> Iterator[Shown]:
         """Draws the picture of the recipe on the page once more and says whether it is the same."""
         try:
             if recipe is None:
                 raise RecipeError(texts.NO_RECIPE)
-            found = self.find(recipe, reference, visitor)
-            request = recipes.requested(recipe, self.models.profile, found[0])
+            found = self.find(recipe, given, visitor)
+            if None in found:
+                raise RecipeError(recipes.missing(recipe, found))
+            request = recipes.requested(recipe, self.models.profile, tuple(one.picture for one in found if one))
             theirs = {parts.recipe, *parts.forms.values()}
         except (RequestError, RecipeError) as error:
             yield {parts.status: views.status(str(error), "failed")}
             raise sentence(error) from error
-        for changes in self.draw(request, parts, visitor):
+        for changes in self.draw(request, parts, visitor, going):
             made = changes.get(parts.recipe)
             if made is not None:  # the recipe on the page stays the one that was asked for
                 changes = {part: new for part, new in changes.items() if part not in theirs}
@@ -97,28 +111,64 @@ class Handlers:
             yield changes
 
     def draw(
-        self, request: Request, parts: Parts, visitor: Visitor, trunk: Run | None = None, step: int = 0
-    ) -> Iterator[Shown]:
-        """A run of its own, or a branch after `step` steps of `trunk`, once the device is free."""
-        run = self.visits.begin(visitor.session, request, plan(self.models.profile, request)[1], trunk, step)
-        resume = Resume(step=step, img=run.latents[step - 1]) if trunk else None
-        yield begin(run, parts, trunk is not None)
-        for waited in self.turn():
-            yield {parts.status: views.status(texts.WAITING.format(seconds=waited), "busy")}
+        self, request: Request, parts: Parts, visitor: Visitor, going: Going | None = None, trunk: Run | None = None,
+        step: int = 0,
+    ) -> Iterator[Shown]:  # fmt: skip
+        """A run of its own, or a branch after `step` steps of `trunk`, once the device is free. Stopped, it ends after
+        the step it is at and can be branched from; a finished picture is not taken back."""
+        going = going or Going()
+        resume = Resume(step=step, img=trunk.latents[step - 1]) if trunk else None
         try:
-            with closing(generate(self.models, request, resume)) as events:
-                yield from show(events, run, self.visits, visitor, parts)
+            place = self.line.enter(visitor.session, (request.steps - step) * per_step(request))
+        except LineError as error:
+            yield {parts.status: views.status(str(error), "failed")}
+            raise sentence(error) from error
+        try:
+            run = self.visits.begin(visitor.session, request, plan(self.models.profile, request)[1], trunk, step)
+            for ahead in self.line.wait(place):
+                if going.stopped:
+                    break
+                yield {parts.status: views.status(waiting(ahead), "busy")}
+            if not going.stopped:
+                yield begin(run, parts, trunk is not None)
+                with closing(self.events(request, place, resume)) as events:
+                    for changes in show(events, run, self.visits, visitor, parts):
+                        if going.stopped and run.picture is None:
+                            break
+                        going.finished = going.over = run.picture is not None
+                        yield changes
+        except RequestError as error:  # too little memory, which is known only now
+            yield {parts.status: views.status(str(error), "failed")}
+            raise sentence(error) from error
         finally:
-            self.device.release()
+            self.line.leave(place)
+        going.over = True
+        if not going.finished:
+            drawn = {parts.film: film(run)} if run.frames else {}
+            yield {parts.status: views.status(texts.STOPPED, "stopped"), **drawn}
+
+    def events(self, request: Request, place: Place, resume: Resume | None = None) -> Iterator[Event]:
+        """The events of a run whose turn it is; the line hears how long its steps take, way to the visitor included."""
+        with closing(generate(self.models, request, resume)) as events:
+            began = time.monotonic()
+            for event in events:
+                if isinstance(event, Encoded):
+                    began = time.monotonic()
+                yield event
+                if isinstance(event, StepDone):
+                    now = time.monotonic()
+                    self.line.stepped(place, per_step(request), now - began)
+                    began = now
 
     def generate(
-        self, reference: Any, prompt: Any, stage_steps: Any = None, **asked: Any
+        self, visitor: gr.Request, reference: Any, prompt: Any, stage_steps: Any = None, more: Any = None, **asked: Any
     ) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
         """Draw the subject of a reference picture as a prompt asks for.
 
         Gives the path of a PNG and the recipe that makes it again. While it runs the path is null, and in the recipe's
-        place stands what happens: `event` is waiting, encoded, stage or step. All but `reference` and `prompt` may be
-        left out or null: then they are as the profile has them. `balance` is three numbers, one per
+        place stands what happens: `event` is waiting, encoded, stage or step. All but `reference` and
+        `prompt` may be left out or null: then they are as the profile has them. `more` are further reference pictures,
+        where the model takes several. `balance` is three numbers, one per
         stage, from 0 (semantics) to 1 (identity). `steps` are whole steps; `stage_steps` how many of them fall into
         each stage, three whole numbers that add up to `steps`, or null for the profile's borders. `cfg` is true
         classifier-free guidance, 1 is off; `guidance` FLUX's embedded guidance, where the model has it. `seed` is a
@@ -130,21 +180,27 @@ class Handlers:
         # the API page shows these words; gradio lets only a named argument's None be a default, so one stands apart
         given = {name: value for name, value in asked.items() if value is not None}
         try:
-            request = self.request(reference, prompt, stage_steps=stage_steps, **given)
-        except RequestError as error:
+            further = more if isinstance(more, list) else []
+            if None in map(path_of, further):
+                raise RequestError("not_a_picture", value="more")
+            request = self.request(reference, prompt, further, stage_steps=stage_steps, **given)
+            place = self.line.enter(str(visitor.session_hash), request.steps * per_step(request))
+        except (RequestError, LineError) as error:
             raise sentence(error) from error
-        for waited in self.turn():
-            yield None, {"event": "waiting", "seconds": round(waited, 2)}
         try:
-            with closing(generate(self.models, request)) as events:
+            for ahead in self.line.wait(place):
+                yield None, {"event": "waiting", "place": ahead.place, "seconds": ahead.seconds}
+            with closing(self.events(request, place)) as events:
                 for event in events:
                     if isinstance(event, Finished):
                         with written(event) as made:
                             yield str(made.path), made.recipe
                     else:
                         yield None, told(event)
+        except RequestError as error:
+            raise sentence(error) from error
         finally:
-            self.device.release()
+            self.line.leave(place)
 
     def recipe(self, file: Any) -> dict[str, Any]:
         """Read the recipe in a PNG that this program wrote, or in a JSON file: everything that makes the picture again.
@@ -159,41 +215,18 @@ class Handlers:
         except RecipeError as error:
             raise sentence(error) from error
 
-    def turn(self) -> Iterator[float]:
-        """Takes the device's lock; while another run has it, yields the seconds waited, so that waiting can end."""
-        began = time.monotonic()
-        while not self.device.acquire(timeout=POLL):
-            yield time.monotonic() - began
-
-    def request(self, reference: Any, prompt: Any, **asked: Any) -> Request:
+    def request(self, reference: Any, prompt: Any, more: Sequence[Any] = (), **asked: Any) -> Request:
         """The checked request of a form or an API call, `asked` fields of Request as JSON brings them; raises
-        RequestError. No file is opened before this."""
-        if (path := path_of(reference)) is None:
+        RequestError. No file is opened before this; of `more`, empty boxes count for nothing."""
+        if path_of(reference) is None:
             raise RequestError("no_reference")
         profile = self.models.profile
+        paths = [path for path in map(path_of, (reference, *more)) if path]
+        if len(paths) > profile.limits.references:
+            raise RequestError("too_many_references", value=len(paths), limit=profile.limits.references)
         fields = {name: from_json(name, value) for name, value in asked.items()}
         fields["prompt"] = prompt if isinstance(prompt, str) else ""
-        return default_request(profile, references=(open_picture(path),), **fields).checked(profile.limits)
-
-    def look(self, reference: Any) -> tuple[Any, str, str]:
-        """A fresh reference: what the models get of it, what is wrong with it, and formats a browser cannot show."""
-        if (path := path_of(reference)) is None:
-            return gr.skip(), views.status(texts.READY, "idle"), ""
-        try:
-            looked = inspect(self.models, path)
-        except RequestError as error:
-            gr.Warning(escape(str(error), quote=False))
-            return None, views.status(str(error), "failed"), ""
-        shown = gr.skip() if Path(path).suffix.lower() in WEB_FORMATS else looked.picture
-        return shown, views.status(texts.READY, "idle"), check(looked)
-
-    def pick(self, event: gr.EventData) -> tuple[str, str]:
-        """The example that was clicked, and what the models get of it."""
-        index = getattr(event, "index", None)
-        if not is_whole(index) or not 0 <= index < len(self.examples) or not self.examples[index].is_file():
-            raise gr.Error(texts.GONE, print_exception=False)
-        path = self.examples[index]
-        return str(path), check(inspect(self.models, path))
+        return default_request(profile, references=tuple(map(open_picture, paths)), **fields).checked(profile.limits)
 
     def choose(self, parts: Parts, run: Any, step: Any, session: str) -> Shown:
         """A frame of the filmstrip was picked to branch from, or let go (`step` is null). Anything may be sent."""
@@ -214,35 +247,20 @@ class Handlers:
         run = self.visits.newest(session)
         return run.id if run else ""
 
-    def stopped(self, parts: Parts, before: str, session: str) -> Shown:
-        """After Stop: the line says so, and what was drawn of the run can be branched from. `before` is the id of the
-        run before the one that was stopped, which may not have begun."""
-        run = self.visits.newest(session)
-        shown = {parts.film: film(run)} if run is not None and run.id != before else {}
-        return {parts.status: views.status(texts.STOPPED, "stopped"), **shown}
-
-    def find(self, recipe: dict[str, Any], reference: Any, visitor: Visitor) -> Any:
-        """The recipe's reference and its path, see recipes.find_reference; raises RecipeError where it is not here."""
-        found = recipes.find_reference(recipe, path_of(reference), self.examples, self.visits, visitor.session)
-        if found is None:
-            raise RecipeError(texts.NO_REFERENCE.format(digest=", ".join(recipe["references"]) or "none"))
-        return found
+    def find(self, recipe: dict[str, Any], given: Sequence[Any], visitor: Visitor) -> list[recipes.Found | None]:
+        """The recipe's references, see recipes.find_references; `given` are the pictures in the boxes."""
+        return recipes.find_references(recipe, list(map(path_of, given)), self.known, self.visits, visitor.session)
 
 
-class Sent(ImageData):
-    """What a browser or an API client sends as a picture. Gradio makes sure that a file lies in its upload folder only
-    where the file is marked as one; anything unmarked, a path to some file of this machine, counts as none."""
-
-    @classmethod
-    def model_validate(cls, obj: Any, **options: Any) -> Sent:
-        """Gradio calls this on what arrived, before any handler; an error here would reach nobody as a sentence."""
-        return super().model_validate(obj if is_file_obj_with_meta(obj) else {}, **options)
+def per_step(request: Request) -> int:
+    """Forwards of the transformer at each step."""
+    return 1 if request.cfg == 1 else 2
 
 
-def path_of(sent: Any) -> str | None:
-    """The path of an uploaded file as gradio gives it after Sent."""
-    path = sent.get("path") if isinstance(sent, dict) else None
-    return path if isinstance(path, str) and path else None
+def waiting(ahead: Ahead) -> str:
+    """What the status line says of a place in the line."""
+    left = "" if ahead.seconds is None else texts.LEFT.format(seconds=max(1, round(ahead.seconds)))
+    return (texts.NEXT if ahead.place == 1 else texts.WAITING).format(place=ahead.place, left=left)
 
 
 def told(event: Event) -> dict[str, Any]:
@@ -258,16 +276,6 @@ def told(event: Event) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def from_json(name: str, value: Any) -> Any:
-    """A field of Request from JSON: a list as a tuple, rows in it too; in a field of whole numbers 25.0 as 25, since
-    not all that send JSON tell them apart; anything else, lists nested deeper among it, as it is."""
-    if isinstance(value, list):
-        return tuple(tuple(one) if isinstance(one, list) else from_json(name, one) for one in value)
-    if name in WHOLE and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-def sentence(error: RequestError | RecipeError) -> gr.Error:
+def sentence(error: RequestError | RecipeError | LineError) -> gr.Error:
     """A visitor's mistake as the page and the API show it, without a traceback in the log."""
     return gr.Error(escape(str(error), quote=False), print_exception=False)

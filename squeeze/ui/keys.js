@@ -1,4 +1,5 @@
-// Ctrl+Enter (Cmd+Enter) generates from anywhere, Escape stops; the buttons' titles say so.
+// Ctrl+Enter (Cmd+Enter) generates from anywhere, Escape stops; the buttons' titles say so. And what gradio leaves to
+// the mouse: the border of the comparison moves by keys, and folding parts say whether they are open.
 () => {
     const keys = {generate: ['Ctrl+Enter or ⌘+Enter', 'Control+Enter Meta+Enter'], stop: ['Esc', 'Escape']};
     const button = (name) => document.getElementById(name);
@@ -13,9 +14,42 @@
     };
     document.addEventListener('keydown', (event) => {
         if (event.isComposing || event.altKey || event.shiftKey) return;
+        if (event.target.closest('dialog, [role=dialog], [role=menu], [role=listbox]')) return; // theirs
         const held = event.ctrlKey || event.metaKey;
         if (event.key === 'Enter' && held) press(event, 'generate');
-        const theirs = event.target.closest('dialog, [role=dialog], [role=menu], [role=listbox]');
-        if (event.key === 'Escape' && !held && !theirs && !button('stop').disabled) press(event, 'stop');
+        if (event.key === 'Escape' && !held && !button('stop').disabled) press(event, 'stop');
     }, true); // before the parts of the page see the key
+
+    const steps = {
+        ArrowRight: 0.02, ArrowUp: 0.02, PageUp: 0.1, End: 1, ArrowLeft: -0.02, ArrowDown: -0.02, PageDown: -0.1, Home: -1,
+    };
+    const border = () => document.querySelector('#compare [data-testid=slider]');
+    const upper = () => document.querySelector('#compare img.fixed');
+    const share = () => Number(upper().style.clipPath.match(/([\d.]+)%\)/)?.[1] ?? 50) / 100;
+    document.addEventListener('keydown', (event) => {
+        if (event.target !== border() || !(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey) return;
+        event.preventDefault();
+        const {left, width, top} = upper().getBoundingClientRect();
+        const at = {clientX: left + width * Math.min(1, Math.max(0, share() + steps[event.key])), clientY: top + 1};
+        for (const name of ['mousedown', 'mouseup']) // a click there: the only way in that gradio has
+            event.target.dispatchEvent(new MouseEvent(name, {...at, bubbles: true, view: window}));
+    });
+    const set = (part, attributes) => {
+        for (const [name, value] of Object.entries(attributes))
+            if (part.getAttribute(name) !== String(value)) part.setAttribute(name, value);
+    };
+    const tell = () => {
+        for (const fold of document.querySelectorAll('button.label-wrap'))
+            set(fold, {'aria-expanded': fold.classList.contains('open')});
+        if (!border() || !upper()) return;
+        const now = Math.round(100 * share());
+        set(border(), {
+            role: 'slider', tabindex: 0, 'aria-label': 'Border between the two pictures', 'aria-valuemin': 0,
+            'aria-valuemax': 100, 'aria-valuenow': now, 'aria-valuetext': `${now} % of the picture before`,
+        });
+    };
+    const watched = {subtree: true, childList: true, attributes: true, attributeFilter: ['class', 'style']};
+    for (const part of ['advanced', 'about', 'compare', 'more'].map(button))
+        if (part) new MutationObserver(tell).observe(part, watched);
+    tell();
 }

@@ -8,29 +8,36 @@ from typing import Any
 
 import gradio as gr
 
-from ..balance import PRESETS
+from ..balance import PRESETS, preset_of
 from ..images import MAX_BYTES
 from ..models.loading import Models
 from ..models.profiles import ASSETS
 from ..pipeline import default_request, plan
-from . import texts, views, wiring
+from . import restore, subjects, texts, views, wiring
 from .film import LISTENERS, film, history
-from .handlers import Handlers, Sent
+from .handlers import Handlers
+from .sent import Sent, SentSeveral
 from .show import Parts
+from .subjects import Subject
 from .theme import theme
 from .timeline import timeline
-from .wiring import DEVICE, LIGHT
 
 HERE = Path(__file__).parent
 EXAMPLES = ASSETS / "examples"
-WAITING_ROOM = 20  # visitors that may wait; the next one is told that the queue is full
 CACHE = (600, 3600)  # every ten minutes, uploads and pictures older than an hour are deleted
 NUMBER = {"type": "number"}
+HISTORY_KEY = "squeeze-history"
 
 PICK = """element.addEventListener('click', (click) => {
     const button = click.target.closest('button');
     if (button) trigger('pick', {index: Number(button.dataset.index)});
 })"""
+
+TOLD = f"""
+const channel = new BroadcastChannel({json.dumps(HISTORY_KEY)});
+channel.onmessage = (message) => trigger('told', {{past: message.data}});
+window.squeezeTold = (past) => channel.postMessage(past);
+"""
 
 
 def build(models: Models) -> gr.Blocks:
@@ -41,7 +48,7 @@ def build(models: Models) -> gr.Blocks:
         gr.HTML(views.header(profile.title), elem_id="top", padding=False, apply_default_css=False)
         with gr.Row(elem_id="desk"):
             with gr.Column(elem_id="ask", min_width=0):
-                form, buttons, looked = _ask(handlers)
+                form, asked, gallery, buttons = _ask(handlers)
             with gr.Column(elem_id="result", min_width=0):
                 shown = _result(models)
             with gr.Column(elem_id="tune", min_width=0):
@@ -53,16 +60,17 @@ def build(models: Models) -> gr.Blocks:
                 gr.Markdown(texts.ABOUT[profile.name])
         form |= tuned | {"timeline": shown["timeline"]}
         parts = Parts(**shown, **more, steps=form["steps"], seed=form["seed"], preset=preset, sliders=sliders)
+        wiring.pictures(handlers, asked, gallery, parts.status)
         wiring.balance(handlers, form, parts)
-        wiring.runs(handlers, form, parts, source, *buttons)
-        wiring.memory(page, handlers, form, parts, source, looked)
+        wiring.runs(handlers, form, parts, source, asked, *buttons)
+        restore.memory(page, handlers, form, parts, source, asked)
         _api(handlers)
 
         def leave(request: gr.Request) -> None:
             handlers.visits.leave(str(request.session_hash))
 
         page.unload(leave)
-    return page.queue(max_size=WAITING_ROOM)
+    return page.queue()  # which gives every run to the line at the device at once, see line.py
 
 
 def launch(page: gr.Blocks, host: str, port: int, *, mcp: bool = False) -> str:
@@ -72,26 +80,27 @@ def launch(page: gr.Blocks, host: str, port: int, *, mcp: bool = False) -> str:
         server_name=host, server_port=port, ssr_mode=False, run_history=False, footer_links=["api"],
         share=False, quiet=True, prevent_thread_lock=True, mcp_server=mcp,
         max_file_size=2 * MAX_BYTES, allowed_paths=[str(EXAMPLES)],
-        theme=theme(), css_paths=[HERE / f"{name}.css" for name in ("style", "check", "film")],
+        theme=theme(), css_paths=[HERE / f"{name}.css" for name in ("style", "check", "crop", "film")],
         js=(HERE / "keys.js").read_text(),
     )  # fmt: skip
     return address
 
 
-def _ask(handlers: Handlers) -> tuple[dict[str, Any], tuple[gr.Button, gr.Button], gr.HTML]:
+def _ask(handlers: Handlers) -> tuple[dict[str, Any], list[Subject], gr.HTML, tuple[gr.Button, gr.Button]]:
     """Subject and what the models get of it, prompt, and the buttons that start and stop."""
+    boxes = []
     with gr.Row(elem_id="subject"):
-        reference = gr.Image(
-            label="Subject", type="filepath", image_mode=None, format="png", sources=["upload", "webcam", "clipboard"],
-            placeholder=texts.UPLOAD, buttons=[], elem_id="reference", alt_text="The subject you gave",
-        )  # fmt: skip
-        reference.data_model = Sent
+        boxes.append(subjects.box(1))
         gallery = gr.HTML(
             views.examples(handlers.examples), js_on_load=PICK, elem_id="examples", padding=False,
             apply_default_css=False,
         )  # fmt: skip
-    looked = gr.HTML("", elem_id="looked", padding=False, apply_default_css=False)
-    gallery.pick(handlers.pick, outputs=[reference, looked], **LIGHT)
+    asked = [subjects.subject(boxes[0], 1)]
+    if (most := handlers.models.profile.limits.references) > 1:
+        with gr.Row(elem_id="others"):
+            for number in range(2, most + 1):
+                with gr.Column(min_width=0, elem_classes="other"):
+                    asked.append(subjects.subject(subjects.box(number), number))
     prompt = gr.Textbox(label="Prompt", placeholder=texts.PLACEHOLDER, lines=1, max_lines=4, elem_id="prompt")
     with gr.Row(elem_id="ideas"):
         for text in texts.PROMPTS.get(handlers.models.profile.name, ()):
@@ -100,7 +109,8 @@ def _ask(handlers: Handlers) -> tuple[dict[str, Any], tuple[gr.Button, gr.Button
     with gr.Row(elem_id="go"):
         start = gr.Button("Generate", variant="primary", elem_id="generate", min_width=0, scale=3)
         stop = gr.Button("Stop", variant="secondary", elem_id="stop", min_width=0, scale=1, interactive=False)
-    return {"reference": reference, "prompt": prompt}, (start, stop), looked
+    pictures = {subjects.field(number): one.picture for number, one in enumerate(asked, 1)}
+    return pictures | {"prompt": prompt}, asked, gallery, (start, stop)
 
 
 def _result(models: Models) -> dict[str, Any]:
@@ -126,7 +136,7 @@ def _result(models: Models) -> dict[str, Any]:
 def _tune(models: Models) -> tuple[dict[str, Any], gr.Radio, list[gr.Slider]]:
     """Balance, and under Advanced what the model has besides."""
     profile, limits = models.profile, models.profile.limits
-    here = next((name for name, preset in PRESETS.items() if preset == profile.balance), texts.CUSTOM)
+    here = preset_of(profile.balance) or texts.CUSTOM
     preset = gr.Radio([*PRESETS, texts.CUSTOM], value=here, label="Balance", info=texts.BALANCE, elem_id="preset")
     sliders = [
         gr.Slider(
@@ -153,7 +163,7 @@ def _tune(models: Models) -> tuple[dict[str, Any], gr.Radio, list[gr.Slider]]:
             label="The prompt's words where the balance is 1",
         )  # fmt: skip
         form = {"steps": steps, "cfg": cfg, "seed": seed, "random": random, "uncond": uncond, "late_text": late_text}
-        if models.dit.model.config.guidance_embeds:
+        if models.dit.embeds_guidance:
             form["guidance"] = gr.Slider(
                 0, limits.guidance, value=profile.guidance, step=0.1, label="Guidance", buttons=[]
             )
@@ -163,8 +173,10 @@ def _tune(models: Models) -> tuple[dict[str, Any], gr.Radio, list[gr.Slider]]:
 def _more() -> tuple[dict[str, Any], dict[str, Any]]:
     """The tabs below: the history, the comparison, and the recipe with its ways in and out."""
     with gr.Tab("History", elem_id="tab-history"):
-        past = gr.BrowserState([], storage_key="squeeze-history", secret="recipes are no secret")
-        strip = gr.HTML(history([], {}), js_on_load=PICK, elem_id="history", padding=False, apply_default_css=False)
+        past = gr.BrowserState([], storage_key=HISTORY_KEY, secret="recipes are no secret")
+        strip = gr.HTML(
+            history([], {}), js_on_load=PICK + TOLD, elem_id="history", padding=False, apply_default_css=False
+        )
         clear = gr.Button("Clear history", size="sm", elem_id="clear", min_width=0)
     with gr.Tab("Compare", elem_id="tab-compare"):
         _said(texts.NO_COMPARE)
@@ -189,9 +201,11 @@ def _more() -> tuple[dict[str, Any], dict[str, Any]]:
                 )
                 for name, label in texts.RECIPE_FORMS
             }  # fmt: skip
-            verify = gr.Button("Run again and verify", size="sm", elem_id="verify", min_width=0)
+            with gr.Row(elem_id="recipe-out"):
+                verify = gr.Button("Run again and verify", size="sm", elem_id="verify", min_width=0)
+                save = gr.Button("Download JSON", size="sm", elem_id="save-recipe", min_width=0)
     parts = {"compare": compare, "recipe": gr.State(), "forms": forms}
-    source = {"file": file, "text": text, "use": use, "verify": verify}
+    source = {"file": file, "text": text, "use": use, "verify": verify, "save": save}
     return parts, source | {"past": past, "history": strip, "clear": clear}
 
 
@@ -213,6 +227,8 @@ def _api(handlers: Handlers) -> None:
     with gr.Row(visible=False):
         reference = gr.Image(label="Reference picture", type="filepath", image_mode=None)
         reference.data_model = Sent
+        more = gr.File(label="Further reference pictures, where the model takes several", file_count="multiple")
+        more.data_model = SentSeveral
         fields = {
             "reference": reference,
             "prompt": gr.Textbox(label="Prompt"),
@@ -229,11 +245,12 @@ def _api(handlers: Handlers) -> None:
             "earlier": _listed(
                 {"type": "array", "items": NUMBER}, [], label="Of a branched run: steps and balances before each branch"
             ),
+            "more": more,
         }
         outputs = [gr.File(label="PNG"), gr.JSON(label="Recipe")]
         gr.Button().click(
             handlers.generate, inputs_kwargs=fields, outputs=outputs, api_name="generate", api_visibility="public",
-            preprocess=False, **DEVICE,
+            preprocess=False, concurrency_limit=None,
         )  # fmt: skip
         file = gr.File(label="PNG or JSON", type="filepath")
         file.data_model = Sent

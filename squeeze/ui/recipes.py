@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,16 @@ from .visits import Visits
 REMEMBERED = 24  # recipes of a visitor's history
 MOST_READ = 2 * REMEMBERED  # entries of what a browser claims to be one
 FORMS = ("link", "command", "client", "json")
-PLACEHOLDER = "reference.png"
 
 
 def forms(recipe: dict[str, Any], page: str, parts: Mapping[str, gr.Textbox]) -> dict[Any, Any]:
     """The recipe in each form as changes of the page; `page` is the page's address."""
+    several = len(recipe["references"]) > 1
+    paths = [f"reference-{n}.png" if several else "reference.png" for n, _ in enumerate(recipe["references"], 1)]
     shown = {
         "link": f"{page}?{to_query(recipe)}",
-        "command": to_command(recipe, PLACEHOLDER),
-        "client": to_client(recipe, page, PLACEHOLDER),
+        "command": to_command(recipe, *paths),
+        "client": to_client(recipe, page, *(paths or ["reference.png"])),
         "json": json.dumps(recipe, ensure_ascii=False, indent=1),
     }
     return {parts[name]: shown[name] for name in FORMS}
@@ -61,30 +63,57 @@ def remembered(past: Any) -> list[dict[str, Any]]:
     return kept[:REMEMBERED]
 
 
-def requested(recipe: dict[str, Any], profile: Profile, reference: Image.Image) -> Request:
+def requested(recipe: dict[str, Any], profile: Profile, references: tuple[Image.Image, ...]) -> Request:
     """The request of a recipe, checked; raises RequestError or RecipeError where it does not fit this page."""
     if recipe["profile"] != profile.name:
         raise RecipeError(texts.OTHER_PROFILE.format(theirs=recipe["profile"], ours=profile.name))
-    return default_request(profile, references=(reference,), **asked(recipe)).checked(profile.limits)
+    return default_request(profile, references=references, **asked(recipe)).checked(profile.limits)
 
 
-def find_reference(
-    recipe: dict[str, Any], current: str | None, examples: list[Path], visits: Visits, session: str
-) -> tuple[Image.Image, str | None] | None:
-    """The recipe's reference and, where it is an example, its path: the picture in the box, an example, or one this
-    visitor has used. None where it is none of these."""
-    if len(recipe["references"]) != 1:
-        return None
-    wanted = recipe["references"][0]
-    for path in ([current] if current else []) + [str(example) for example in examples]:
-        try:
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A reference of a recipe; `path` where it is a file, None where only this visitor's memory has it."""
+
+    picture: Image.Image
+    path: str | None
+
+
+def find_references(
+    recipe: dict[str, Any], current: Sequence[str | None], examples: Mapping[str, Path], visits: Visits, session: str
+) -> list[Found | None]:
+    """The recipe's references in their order: a picture in one of the boxes, an example (by content hash) or one that
+    this visitor has used; None for one that is none of these."""
+    here: dict[str, Found] = {}
+    for path in filter(None, current):
+        with suppress(RequestError):
             picture = open_picture(path)
-        except RequestError:
-            continue
-        if content_hash(picture) == wanted:
-            return picture, path
-    kept = visits.reference(session, wanted)
-    return (kept, None) if kept else None
+            here[content_hash(picture)] = Found(picture=picture, path=path)
+    return [here.get(digest) or _example(digest, examples) or _used(digest, visits, session)
+            for digest in recipe["references"]]  # fmt: skip
+
+
+def _example(digest: str, examples: Mapping[str, Path]) -> Found | None:
+    path = examples.get(digest)
+    if path is None or not path.is_file():
+        return None
+    return Found(picture=open_picture(path), path=str(path))
+
+
+def _used(digest: str, visits: Visits, session: str) -> Found | None:
+    picture = visits.reference(session, digest)
+    return Found(picture=picture, path=None) if picture else None
+
+
+def missing(recipe: dict[str, Any], found: Sequence[Found | None]) -> str:
+    """The sentence that asks for the references that were not found."""
+    digests = [digest for digest, one in zip(recipe["references"], found, strict=True) if one is None]
+    return texts.NO_REFERENCE.format(digest=", ".join(digests) or "none")
+
+
+def merged(theirs: Any, ours: Any) -> list[dict[str, Any]]:
+    """The history of two tabs of one browser: what only the other one has comes first, as the newer."""
+    kept = remembered(ours)
+    return [*(recipe for recipe in remembered(theirs) if recipe not in kept), *kept][:REMEMBERED]
 
 
 def automatic(profile: Profile, steps: int) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..balance import PRESETS
+from ..balance import preset_of
 from ..checks import near_copy
 from ..events import Encoded, Event, Finished, StepDone
 from ..recipe import Made, write_png
@@ -80,7 +80,7 @@ def controls(request: Request, counts: Sequence[int], parts: Parts, *, moved: bo
     """Steps, timeline, sliders and preset as a request has them; `moved` whether its borders count as moved by hand,
     None = where it names their steps."""
     touched = request.stage_steps is not None if moved is None else moved
-    named = next((name for name, balance in PRESETS.items() if balance == request.balance), texts.CUSTOM)
+    named = preset_of(request.balance) or texts.CUSTOM
     value = state(counts, request.balance, touched=touched, earlier=request.earlier)
     return {
         parts.timeline: gr.update(value=value), parts.steps: request.steps, parts.preset: named,
@@ -148,7 +148,7 @@ def closing_line(event: Finished, run: Run) -> str:
     said = texts.DONE.format(seconds=event.seconds, seed=run.request.seed)
     if not any(near_copy(event.image, reference) for reference in run.request.references):
         return said
-    calmer = "meaning" if run.request.balance == PRESETS["paper"] else "paper"
+    calmer = "meaning" if preset_of(run.request.balance) == "paper" else "paper"
     return f"{said} · {texts.COPIED.format(preset=calmer)}"
 
 

@@ -25,13 +25,29 @@ PROMPTS: dict[str, tuple[str, ...]] = {
 PLACEHOLDER = "Where should it be? Which way does it face? What does it wear?"
 UPLOAD = "Drop a picture\nor click"
 
+CROP = "Crop"
+CROPPING = "The part of the picture that the models get"
+EDGES = ("Left edge", "Top edge", "Right edge", "Bottom edge")
+CROP_HINT = "Drag the frame or its edges, or move an edge with the arrow keys."
+CROP_BUTTONS = {"whole": "Whole picture", "cancel": "Cancel", "use": "Use this part"}
+WHOLE_GONE = "The picture to crop is no longer here. Give it again."
+ANOTHER = "Subject {number}"
+UPLOAD_ANOTHER = "One more, if you like"
+
 EMPTY = "Pick a toy, say where it should be, and watch it appear."
 READY = "Ready when you are."
-QUEUED = "Waiting for a turn."
-WAITING = "Waiting for the run before this one to let go of the device ({seconds:.0f} s)."
+QUEUED = "Asking for a turn."
+NEXT = "You are next in line{left}."
+WAITING = "You are number {place} in line{left}."
+LEFT = ", about {seconds} s"
+FULL = (
+    "{room} visitors are waiting already, and the line takes no more. Try again in a minute; nothing you set is lost."
+)
+WAITS_ALREADY = "One of your runs is waiting in line already. Wait for its turn, or stop it first."
 READING = "Reading the picture and the prompt."
 STEP = "Step {step} of {steps} · {stage} · t = {t:.2f} · {left}"
 DONE = "Done in {seconds:.1f} s · seed {seed}"
+STOPPING = "Stopping after this step."
 STOPPED = "Stopped. The last preview stays; Generate starts anew."
 UNKNOWN = "This model does not know: {words}"
 GONE = "The example is gone from the folder. Reload the page."
@@ -51,7 +67,10 @@ RECIPE_FORMS = (("link", "Link"), ("command", "Command line"), ("client", "Pytho
 NO_FORMS = "The recipe of the latest picture stands here: as a link, a command, Python and JSON."
 NO_RECIPE = "There is no recipe. Drop a PNG or JSON file, paste a recipe's JSON, or generate a picture first."
 OTHER_PROFILE = "This recipe is of profile {theirs}; this page runs {ours}. Start it with --profile {theirs}."
-NO_REFERENCE = "The settings are back, but not the subject: give the picture with the content hash {digest}."
+NO_REFERENCE = (
+    "The settings are back, but not the subject: give the picture with the content hash {digest}. If it was cropped, "
+    "give the cropped one."
+)
 RESTORED = "The recipe is back. Generate draws its picture again."
 IDENTICAL = "Identical: the same picture, pixel for pixel."
 NOT_IDENTICAL = "Not identical."

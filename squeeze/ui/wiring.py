@@ -1,31 +1,24 @@
-"""Which handler answers which press: balances that agree, runs that start and stop, recipes that come back."""
+"""Which handler answers which press: balances that agree, runs that start and stop."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from ..balance import PRESETS
-from ..checks import inspect
-from ..recipe import RecipeError, read_file
-from ..recipe_forms import from_query
 from ..request import RequestError
-from . import recipes, texts, views
-from .check import check
+from . import recipes, subjects, texts, views
 from .film import history
-from .handlers import Handlers, from_json, path_of
-from .show import Parts, Shown, Visitor, controls
+from .handlers import Going, Handlers
+from .sent import from_json
+from .show import Parts, Shown, Visitor
+from .subjects import Subject
 from .timeline import read_balance, rest, state
 
-DEVICE: dict[str, Any] = {"concurrency_id": "device", "concurrency_limit": 1}
 LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 QUEUED: dict[str, Any] = {  # without the queue a gr.Warning is lost, and a gr.Error is an HTTP error in the console
     "api_visibility": "private", "show_progress": "hidden", "preprocess": False, "concurrency_limit": None,
@@ -41,10 +34,35 @@ PRESET_TO_TIMELINE = f"""(name, now) => {{
 SLIDERS_TO_PRESET = f"""(...now) => Object.entries({json.dumps(PRESETS)})
     .find(([_, preset]) => preset.every((b, stage) => b === now[stage]))?.[0] ?? {json.dumps(texts.CUSTOM)}"""
 TIMELINE_TO_PRESET = f"(now) => ({SLIDERS_TO_PRESET})(...now.balance)"
+STOPPING = f"""(status) => [
+    {{__type__: "update", interactive: false}},
+    status.includes('data-state="busy"') ? {json.dumps(views.status(texts.STOPPING, "busy"))} : status,
+]"""
 STEPS_TO_TIMELINE = """(steps, now) => {
     const counts = (TABLE)[steps], total = now.counts.reduce((sum, count) => sum + count);
     return counts && total !== steps ? {...now, counts, touched: false, earlier: []} : now;
 }"""
+
+
+def pictures(handlers: Handlers, asked: Sequence[Subject], gallery: gr.HTML, status: gr.HTML) -> None:
+    """Uploads are looked at, examples go into the first box, and every picture can be cropped."""
+
+    def pick(event: gr.EventData) -> tuple[str, str]:
+        return subjects.pick(handlers, event)
+
+    def look(sent: Any) -> tuple[Any, str, str]:
+        return subjects.look(handlers, sent)
+
+    def crop(event: gr.EventData, sent: Any, uncropped: Any) -> tuple[Any, str, str | None]:
+        return subjects.crop(handlers, event, sent, uncropped)
+
+    gallery.pick(pick, outputs=[asked[0].picture, asked[0].looked], **LIGHT)
+    for one in asked:
+        one.picture.upload(look, inputs=one.picture, outputs=[one.picture, status, one.looked], **QUEUED)
+        one.picture.clear(lambda: "", outputs=one.looked, **LIGHT)
+        one.looked.pick(
+            crop, inputs=[one.picture, one.uncropped], outputs=[one.picture, one.looked, one.uncropped], **QUEUED
+        )
 
 
 def balance(handlers: Handlers, form: dict[str, Any], parts: Parts) -> None:
@@ -87,194 +105,92 @@ def visitor(request: gr.Request) -> Visitor:
     return Visitor(session=str(request.session_hash), page=page)
 
 
-@dataclass
-class Going:
-    """A run from the press on: `before` is the id of the visitor's run before it. Stop may come before gradio knows of
-    the run to cancel, so it is noted here too; gr.State hands the very same object to every handler."""
+@dataclass(frozen=True, kw_only=True)
+class Buttons:
+    """What starts and stops runs beside the timeline and Enter."""
 
-    before: str
-    begun: bool = False
-    refused: bool = False  # as far as can be told: the word that an earlier run was stopped may come just as late
-    stopped: bool = False
-    failed: bool = False
-    finished: bool = False
+    start: gr.Button
+    stop: gr.Button
+    branch: gr.Button
+    verify: gr.Button
 
+    def busy(self) -> Shown:
+        """As soon as a run is asked for: it may have to wait in line."""
+        off = [self.start, self.branch, self.verify]
+        return {**{button: gr.Button(interactive=False) for button in off}, self.stop: gr.Button(interactive=True)}
 
-def until_stopped(going: Going | None, changes: Iterator[Shown], begun: Shown) -> Iterator[Shown]:
-    """The changes of a run, with the first of them `begun`; none where Stop came before it began (`going` is None)."""
-    with closing(changes):
-        if going is None:
-            return
-        going.begun = True
-        try:
-            for change in changes:
-                yield begun | change
-                begun = {}
-                if going.stopped:
-                    return
-        except Exception:
-            going.failed = True
-            raise
-        going.finished = True
+    def idle(self, chosen: Any) -> Shown:
+        """Once a run has ended; `chosen` is the frame to branch from."""
+        return {
+            self.start: gr.Button(interactive=True), self.verify: gr.Button(interactive=True),
+            self.stop: gr.Button(interactive=False), self.branch: gr.Button(interactive=chosen is not None),
+        }  # fmt: skip
 
 
 def runs(
-    handlers: Handlers, form: dict[str, Any], parts: Parts, source: dict[str, Any], start: gr.Button, stop: gr.Button
-) -> None:
-    """Generate, Enter, Branch, Verify and Stop. The buttons change over at once, since the run itself may have to
-    queue."""
-    going = gr.State()  # the run that is queued or drawn, None while there is none
-    past = source["past"]
-    rested = [start, stop, source["verify"], parts.branch, parts.timeline, going]
+    handlers: Handlers, form: dict[str, Any], parts: Parts, source: dict[str, Any], asked: Sequence[Subject],
+    start: gr.Button, stop: gr.Button,
+) -> None:  # fmt: skip
+    """Generate, Enter, Branch, Verify and Stop. A press marks the run as going, the run draws and says how it ended,
+    and only then the page is at rest: each in the order in which the browser hears of it, so no two can cross."""
+    buttons = Buttons(start=start, stop=stop, branch=parts.branch, verify=source["verify"])
+    going = gr.State()  # the run that is asked for, waits or is drawn; None while there is none
+    pictures = [one.picture for one in asked]
 
-    def busy() -> Shown:
-        return {start: gr.Button(interactive=False), stop: gr.Button(interactive=True)}
-
-    def running(request: gr.Request, before: Any) -> Shown:
-        # Enter, or a second click on its way: gradio would queue another run behind this one
-        if before is not None and not before.refused:
+    def running(before: Any) -> Shown:
+        if before is not None:  # Enter, or a second click on its way
             raise gr.Error(texts.QUEUED, visible=False, print_exception=False)
-        return busy() | {
-            parts.branch: gr.Button(interactive=False), source["verify"]: gr.Button(interactive=False),
-            parts.status: views.status(texts.QUEUED, "busy"), going: Going(handlers.newest(str(request.session_hash))),
-        }  # fmt: skip
+        return buttons.busy() | {parts.status: views.status(texts.QUEUED, "busy"), going: Going()}
 
-    def idle(chosen: Any) -> Shown:
-        return {
-            start: gr.Button(interactive=True), stop: gr.Button(interactive=False),
-            source["verify"]: gr.Button(interactive=True), parts.branch: gr.Button(interactive=chosen is not None),
-            parts.timeline: rest(), going: None,
-        }  # fmt: skip
+    def run(request: gr.Request, now: Going, **given: Any) -> Iterator[Shown]:
+        yield from handlers.run(parts, given, visitor(request), now)
 
-    def stopped(request: gr.Request, chosen: Any, now: Going | None) -> Shown:
-        if now is None or now.finished:  # too late: the page has the picture
-            return idle(chosen)
-        now.stopped = True
-        return idle(chosen) | handlers.stopped(parts, now.before, str(request.session_hash))
+    def branch(request: gr.Request, now: Going, chosen: Any, value: Any) -> Iterator[Shown]:
+        yield from handlers.branch(parts, chosen, value, visitor(request), now)
 
-    def run(request: gr.Request, now: Going | None, **given: Any) -> Iterator[Shown]:
-        changes = handlers.run(parts, given, visitor(request))
-        with closing(until_stopped(now, changes, busy())) as seen:
-            yield from seen
+    def verify(request: gr.Request, now: Going, recipe: Any, *given: Any) -> Iterator[Shown]:
+        yield from handlers.verify(parts, recipe, given, visitor(request), now)
 
-    def branch(request: gr.Request, now: Going | None, chosen: Any, value: Any) -> Iterator[Shown]:
-        changes = handlers.branch(parts, chosen, value, visitor(request))
-        with closing(until_stopped(now, changes, busy())) as seen:
-            yield from seen
-
-    def verify(request: gr.Request, now: Going | None, recipe: Any, reference: Any) -> Iterator[Shown]:
-        changes = handlers.verify(parts, recipe, reference, visitor(request))
-        with closing(until_stopped(now, changes, busy())) as seen:
-            yield from seen
-
-    def failed(now: Going | None, chosen: Any) -> Shown:
-        """A run that failed, or that the full queue did not take. One that was stopped counts as failed too, and says
-        so late: the page may be on to the next, which must not be forgotten."""
-        if now is not None and now.failed:
-            return idle(chosen)
-        if now is None or now.begun:
-            return {parts.status: gr.skip()}
-        now.refused = True
-        return idle(chosen) | {going: now}
-
-    def pick(event: gr.EventData, request: gr.Request, before: Any) -> Shown:
-        step = getattr(event, "step", None) if before is None else None  # while a run goes there is nothing to branch
-        return handlers.choose(parts, getattr(event, "run", None), step, str(request.session_hash))
-
-    def done(now: Going | None, chosen: Any) -> Shown:
-        """After Stop the page is at rest already, and may be on to the next run."""
-        return idle(chosen) if now is not None and now.finished else {parts.status: gr.skip()}
+    def ended(now: Going | None, chosen: Any) -> Shown:
+        return buttons.idle(chosen) | {parts.timeline: rest(), going: None}
 
     def made(request: gr.Request, now: Going | None, chosen: Any, before: Any, recipe: Any) -> Shown:
         """A new picture: the history is read when the run has ended, so that what was cleared meanwhile stays so."""
+        shown = ended(now, chosen)
         if now is None or not now.finished:
-            return done(now, chosen)
+            return shown
         kept = recipes.remembered([recipe, *recipes.remembered(before)])
-        listed = history(kept, handlers.visits.thumbnails(str(request.session_hash)))
-        return done(now, chosen) | {past: kept, source["history"]: listed}
+        return shown | {source["past"]: kept, source["history"]: listed(handlers, request, kept)}
 
-    buttons = [start, stop, parts.branch, source["verify"], parts.status, going]
+    def stopped(now: Going | None) -> None:
+        if now is not None:
+            now.stopped = True
+            handlers.line.wake()
+
+    def pick(event: gr.EventData, request: gr.Request, before: Any) -> Shown:
+        free = before is None or before.over  # while a run goes there is nothing to branch
+        step = getattr(event, "step", None) if free else None
+        return handlers.choose(parts, getattr(event, "run", None), step, str(request.session_hash))
+
+    rested = [*vars(buttons).values(), parts.timeline, going]
+    past = [source["past"], source["history"]]
+    new = (made, [going, parts.chosen, source["past"], parts.recipe], [*rested, *past])
+    again = (ended, [going, parts.chosen], rested)  # a picture drawn again is no new one
     starts = (
-        ([start.click, form["prompt"].submit], run, {"inputs_kwargs": form | {"now": going}}),
-        ([parts.branch.click], branch, {"inputs": [going, parts.chosen, parts.timeline]}),
-        ([source["verify"].click], verify, {"inputs": [going, parts.recipe, form["reference"]]}),
+        ([start.click, form["prompt"].submit], run, {"inputs_kwargs": form | {"now": going}}, new),
+        ([parts.branch.click], branch, {"inputs": [going, parts.chosen, parts.timeline]}, new),
+        ([source["verify"].click], verify, {"inputs": [going, parts.recipe, *pictures]}, again),
     )
-    cancelled = []
-    for pressed, handler, inputs in starts:
-        begun = gr.on(pressed, running, inputs=going, outputs=buttons, **QUEUED)
-        run_of_it = begun.success(
-            handler, **inputs, outputs=[*parts.all(), start, stop], api_visibility="private", show_progress="full",
-            show_progress_on=parts.status, preprocess=False, **DEVICE,
-        )  # fmt: skip
-        run_of_it.failure(failed, inputs=[going, parts.chosen], outputs=[*rested, parts.status], **LIGHT)
-        if handler is verify:
-            run_of_it.success(done, inputs=[going, parts.chosen], outputs=[*rested, parts.status], **LIGHT)
-        else:
-            outputs = [*rested, parts.status, past, source["history"]]
-            run_of_it.success(made, inputs=[going, parts.chosen, past, parts.recipe], outputs=outputs, **LIGHT)
-        cancelled.append(run_of_it)
-    stop.click(fn=None, cancels=cancelled).then(
-        stopped, inputs=[parts.chosen, going], outputs=[*rested, parts.status, parts.film], **LIGHT
-    )
+    for pressed, handler, inputs, (after, needs, sets) in starts:
+        begun = gr.on(pressed, running, inputs=going, outputs=[*vars(buttons).values(), parts.status, going], **QUEUED)
+        drawn = begun.success(handler, **inputs, outputs=parts.all(), **QUEUED)
+        for end in (drawn.success, drawn.failure):  # gradio's `then` does not hear of a run that failed
+            end(after, inputs=needs, outputs=sets, **LIGHT)
+    stop.click(fn=None, js=STOPPING, inputs=parts.status, outputs=[stop, parts.status])
+    stop.click(stopped, inputs=going, **LIGHT)
     parts.film.pick(pick, inputs=going, outputs=[parts.chosen, parts.branch, parts.status], **LIGHT)
 
 
-def memory(
-    page: gr.Blocks, handlers: Handlers, form: dict[str, Any], parts: Parts, source: dict[str, Any], looked: gr.HTML
-) -> None:
-    """Uploads are looked at; a recipe from a file, a text, the history or the page's link sets every control again."""
-    reference, past, profile = form["reference"], source["past"], handlers.models.profile
-    restores = [
-        *form.values(), parts.preset, *parts.sliders, looked, parts.status, parts.recipe, *parts.forms.values(),
-    ]  # fmt: skip
-
-    def restored(recipe: dict[str, Any], current: Any, who: Visitor) -> Shown:
-        found = recipes.find_reference(recipe, path_of(current), handlers.examples, handlers.visits, who.session)
-        stand_in = found[0] if found else Image.new("RGB", (profile.size, profile.size))
-        request = recipes.requested(recipe, profile, stand_in)
-        counts, automatic = request.stage_steps, recipes.automatic(profile, request.steps)
-        shown: Shown = {part: getattr(request, name) for name, part in form.items() if hasattr(request, name)}
-        shown |= controls(request, counts or automatic, parts, moved=counts not in (None, automatic))
-        shown |= {form["random"]: False, parts.recipe: recipe, **recipes.forms(recipe, who.page, parts.forms)}
-        if found is None:
-            digest = ", ".join(recipe["references"]) or "none"
-            missing = views.status(texts.NO_REFERENCE.format(digest=digest), "failed")
-            return shown | {reference: None, looked: "", parts.status: missing}
-        return shown | {
-            reference: found[1] or found[0], looked: check(inspect(handlers.models, found[0])),
-            parts.status: views.status(texts.RESTORED, "idle"),
-        }  # fmt: skip
-
-    def restore(request: gr.Request, current: Any, read: Callable[[], dict[str, Any] | None]) -> Shown:
-        """Sets all or, where the recipe is none of ours, nothing but the status line."""
-        try:
-            recipe = read()
-            return restored(recipe, current, visitor(request)) if recipe else {}
-        except (RequestError, RecipeError) as error:
-            gr.Warning(escape(str(error), quote=False))
-            return {parts.status: views.status(str(error), "failed")}
-
-    def from_file(request: gr.Request, current: Any, file: Any) -> Shown:
-        path = path_of(file)
-        shown = restore(request, current, lambda: read_file(Path(path))) if path else {}
-        return shown | {source["file"]: None}  # the box is free for the next
-
-    def from_text(request: gr.Request, current: Any, text: Any) -> Shown:
-        return restore(request, current, lambda: recipes.from_paste(text))
-
-    def from_past(event: gr.EventData, request: gr.Request, past: Any, current: Any) -> Shown:
-        return restore(request, current, lambda: recipes.from_past(past, getattr(event, "index", None)))
-
-    def opened(request: gr.Request, past: Any) -> Shown:
-        """The history that the browser has kept, and the recipe of the link."""
-        shown = {source["history"]: history(recipes.remembered(past), {})}
-        return shown | restore(request, None, lambda: from_query(dict(request.query_params)))
-
-    reference.upload(handlers.look, inputs=reference, outputs=[reference, parts.status, looked], **QUEUED)
-    reference.clear(lambda: "", outputs=looked, **LIGHT)
-    file, text = source["file"], source["text"]
-    file.upload(from_file, inputs=[reference, file], outputs=[*restores, file], **QUEUED)
-    source["use"].click(from_text, inputs=[reference, text], outputs=restores, **QUEUED)
-    source["history"].pick(from_past, inputs=[past, reference], outputs=restores, **QUEUED)
-    source["clear"].click(lambda: ([], history([], {})), outputs=[past, source["history"]], **LIGHT)
-    page.load(opened, inputs=past, outputs=[*restores, source["history"]], **QUEUED)
+def listed(handlers: Handlers, request: gr.Request, past: Any) -> str:
+    """The history with what this visit has of its pictures."""
+    return history(recipes.remembered(past), handlers.visits.thumbnails(str(request.session_hash)))

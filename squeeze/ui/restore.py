@@ -1,0 +1,108 @@
+"""Recipes that come back and the history that is kept: what was made once sets every control again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from ..checks import inspect
+from ..recipe import RecipeError, read_file
+from ..recipe_forms import from_query
+from ..request import RequestError
+from . import recipes, texts, views
+from .check import check
+from .film import history
+from .handlers import Handlers
+from .sent import path_of
+from .show import Parts, Shown, Visitor, controls
+from .subjects import Subject
+from .wiring import LIGHT, QUEUED, listed, visitor
+
+TELL = "(past) => window.squeezeTold?.(past)"  # to the other tabs of this browser
+SAVE = """(text) => {
+    const link = document.createElement('a');
+    link.href = URL.createObjectURL(new Blob([text], {type: 'application/json'}));
+    link.download = `squeeze-${JSON.parse(text).seed}.json`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}"""
+
+
+def memory(
+    page: gr.Blocks, handlers: Handlers, form: dict[str, Any], parts: Parts, source: dict[str, Any],
+    subjects: Sequence[Subject],
+) -> None:  # fmt: skip
+    """A recipe from a file, a text, the history or the page's link sets every control again; the history is kept."""
+    past, profile = source["past"], handlers.models.profile
+    pictures = [one.picture for one in subjects]
+    restores = [
+        *form.values(), *(one.looked for one in subjects), parts.preset, *parts.sliders, parts.status, parts.recipe,
+        *parts.forms.values(),
+    ]  # fmt: skip
+
+    def restored(recipe: dict[str, Any], given: Sequence[Any], who: Visitor) -> Shown:
+        found = handlers.find(recipe, given, who)
+        stand_in = Image.new("RGB", (profile.size, profile.size))
+        references = tuple(one.picture if one else stand_in for one in found or [None])
+        request = recipes.requested(recipe, profile, references)
+        counts, automatic = request.stage_steps, recipes.automatic(profile, request.steps)
+        shown: Shown = {part: getattr(request, name) for name, part in form.items() if hasattr(request, name)}
+        shown |= controls(request, counts or automatic, parts, moved=counts not in (None, automatic))
+        shown |= {form["random"]: False, parts.recipe: recipe, **recipes.forms(recipe, who.page, parts.forms)}
+        for subject, one in zip_longest(subjects, found):
+            if one is None:
+                shown |= subject.shows(None, "")
+            else:
+                shown |= subject.shows(one.path or one.picture, check(inspect(handlers.models, one.picture)))
+        if not found or None in found:
+            return shown | {parts.status: views.status(recipes.missing(recipe, found), "failed")}
+        return shown | {parts.status: views.status(texts.RESTORED, "idle")}
+
+    def restore(request: gr.Request, given: Sequence[Any], read: Callable[[], dict[str, Any] | None]) -> Shown:
+        """Sets all or, where the recipe is none of ours, nothing but the status line."""
+        try:
+            recipe = read()
+            return restored(recipe, given, visitor(request)) if recipe else {}
+        except (RequestError, RecipeError) as error:
+            gr.Warning(escape(str(error), quote=False))
+            return {parts.status: views.status(str(error), "failed")}
+
+    def from_file(request: gr.Request, file: Any, *given: Any) -> Shown:
+        path = path_of(file)
+        shown = restore(request, given, lambda: read_file(Path(path))) if path else {}
+        return shown | {source["file"]: None}  # the box is free for the next
+
+    def from_text(request: gr.Request, text: Any, *given: Any) -> Shown:
+        return restore(request, given, lambda: recipes.from_paste(text))
+
+    def from_past(event: gr.EventData, request: gr.Request, past: Any, *given: Any) -> Shown:
+        return restore(request, given, lambda: recipes.from_past(past, getattr(event, "index", None)))
+
+    def opened(request: gr.Request, past: Any) -> Shown:
+        """The history that the browser has kept, and the recipe of the link."""
+        shown = {source["history"]: history(recipes.remembered(past), {})}
+        return shown | restore(request, (), lambda: from_query(dict(request.query_params)))
+
+    def told(event: gr.EventData, request: gr.Request, ours: Any) -> Shown:
+        """Another tab of this browser has a new history; an empty one was cleared there."""
+        theirs = getattr(event, "past", None)
+        kept = recipes.merged(theirs, ours) if theirs else []
+        if kept == recipes.remembered(ours):
+            return {past: gr.skip()}
+        return {past: kept, source["history"]: listed(handlers, request, kept)}
+
+    file, text = source["file"], source["text"]
+    file.upload(from_file, inputs=[file, *pictures], outputs=[*restores, file], **QUEUED)
+    source["use"].click(from_text, inputs=[text, *pictures], outputs=restores, **QUEUED)
+    source["save"].click(fn=None, js=SAVE, inputs=parts.forms["json"])
+    source["history"].pick(from_past, inputs=[past, *pictures], outputs=restores, **QUEUED)
+    source["history"].told(told, inputs=past, outputs=[past, source["history"]], **LIGHT)
+    past.change(fn=None, js=TELL, inputs=past)
+    source["clear"].click(lambda: ([], history([], {})), outputs=[past, source["history"]], **LIGHT)
+    page.load(opened, inputs=past, outputs=[*restores, source["history"]], **QUEUED)

@@ -1,0 +1,104 @@
+"""The pictures of the subject: their boxes, what is said of each, and the crop. One box for each reference that the
+profile takes; those after the first appear one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..checks import inspect
+from ..images import content_hash, open_picture
+from ..request import RequestError, is_whole
+from . import texts, views
+from .check import LISTENERS, WHOLE, check
+from .handlers import Handlers, sentence
+from .sent import Sent, path_of
+
+WEB_FORMATS = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif"}  # what a browser shows without our help
+SOURCES = ["upload", "webcam", "clipboard"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One box: the picture that goes into the request, what the models get of it, and the path of the file it was
+    cropped from, None where there is none."""
+
+    picture: gr.Image
+    looked: gr.HTML
+    uncropped: gr.State
+
+    def shows(self, picture: Any, looked: str) -> dict[Any, Any]:
+        """The changes that put a picture, a path or nothing into the box."""
+        return {self.picture: picture, self.looked: looked}
+
+
+def field(number: int) -> str:
+    """The name of a box in the page's form."""
+    return "reference" if number == 1 else f"reference_{number}"
+
+
+def box(number: int) -> gr.Image:
+    """The box of the subject's picture, `number` from 1."""
+    first = number == 1
+    picture = gr.Image(
+        label="Subject" if first else texts.ANOTHER.format(number=number), type="filepath", image_mode=None,
+        format="png", sources=SOURCES, placeholder=texts.UPLOAD if first else texts.UPLOAD_ANOTHER, buttons=[],
+        elem_id="reference" if first else f"reference-{number}", elem_classes="reference",
+        alt_text="The subject you gave",
+    )  # fmt: skip
+    picture.data_model = Sent
+    return picture
+
+
+def subject(picture: gr.Image, number: int) -> Subject:
+    """The box with its views, which stand where this is called."""
+    name = "looked" if number == 1 else f"looked-{number}"
+    looked = gr.HTML(
+        "", js_on_load=LISTENERS.read_text(), elem_id=name, elem_classes="looked", padding=False,
+        apply_default_css=False,
+    )  # fmt: skip
+    return Subject(picture=picture, looked=looked, uncropped=gr.State())
+
+
+def look(handlers: Handlers, sent: Any) -> tuple[Any, str, str]:
+    """A fresh picture: what the models get of it, what is wrong with it, and formats a browser cannot show."""
+    if (path := path_of(sent)) is None:
+        return gr.skip(), views.status(texts.READY, "idle"), ""
+    try:
+        looked = inspect(handlers.models, path)
+    except RequestError as error:
+        gr.Warning(escape(str(error), quote=False))
+        return None, views.status(str(error), "failed"), ""
+    shown = gr.skip() if Path(path).suffix.lower() in WEB_FORMATS else looked.picture
+    return shown, views.status(texts.READY, "idle"), check(looked)
+
+
+def pick(handlers: Handlers, event: gr.EventData) -> tuple[str, str]:
+    """The example that was clicked, and what the models get of it."""
+    index = getattr(event, "index", None)
+    if not is_whole(index) or not 0 <= index < len(handlers.examples) or not handlers.examples[index].is_file():
+        raise gr.Error(texts.GONE, print_exception=False)
+    path = handlers.examples[index]
+    return str(path), check(inspect(handlers.models, path))
+
+
+def crop(handlers: Handlers, event: gr.EventData, sent: Any, uncropped: Any) -> tuple[Any, str, str | None]:
+    """The part of a picture that was chosen, what the models get of it, and the file it came from. The part is chosen
+    on the picture in the box or on what that was cropped from; its content hash says on which. Anything may be sent."""
+    wanted, chosen = getattr(event, "whole", None), getattr(event, "box", None)
+    chosen = () if chosen is None else chosen  # no box at all, where a crop was asked for
+    try:
+        for path in filter(None, (path_of(sent), uncropped)):
+            if not Path(path).is_file() or content_hash(open_picture(path)) != wanted:
+                continue
+            looked = inspect(handlers.models, path, box=chosen)
+            if tuple(chosen) == WHOLE and Path(path).suffix.lower() in WEB_FORMATS:
+                return path, check(looked), None
+            return looked.picture, check(looked, chosen), path
+    except RequestError as error:
+        raise sentence(error) from error
+    raise gr.Error(texts.WHOLE_GONE, print_exception=False)
