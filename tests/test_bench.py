@@ -1,0 +1,352 @@
+"""The benchmark at tiny size: what it says, when it says nothing, and that its equalities could fail. Nothing is
+timed here; where seconds are needed they are made up."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from tiny import make_conditioning, make_identity, make_transformer
+
+from squeeze.balance import Weights
+from squeeze.bench import drawing, run, timing, whole
+from squeeze.bench.flops import counted, formula, left_out
+from squeeze.bench.rows import Row, as_dict, as_markdown, at_most, attempted, compared
+from squeeze.bench.scene import Bench, furthest
+from squeeze.bench.sizes import SIZES
+from squeeze.cli import main
+from squeeze.models import loading
+from squeeze.models.aggregation import Aggregation
+from squeeze.models.dit import Dit
+from squeeze.models.memory import PLANS
+from squeeze.sampling import grid_ids
+
+CPU = torch.device("cpu")
+WITHOUT_GRADIO = """
+import sys
+sys.modules["gradio"] = None  # whoever imports it fails
+from squeeze.bench import timing
+from squeeze.cli import main
+timing.ROUNDS = 1
+sys.exit(main(["bench", "--device", "cpu", "--minutes", "30", "--json"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def report():
+    """Of a whole run by a process that has no gradio."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_GRADIO], cwd=Path(__file__).parents[1], capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"the benchmark fails or wants gradio: {done.stderr[-3000:]}"
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(SIZES["tiny"], CPU, timing.Clock(30), tmp_path)
+
+
+@pytest.fixture
+def once(monkeypatch):
+    monkeypatch.setattr(timing, "ROUNDS", 1)
+
+
+def rows_of(report, block):
+    return {row["what"]: row for row in report["blocks"][block]["rows"]}
+
+
+def refused(capsys, *arguments):
+    assert main(["bench", "--device", "cpu", *arguments]) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    return said.err
+
+
+# --- a whole run ----------------------------------------------------------------------------------------------------
+
+
+def test_every_block_says_figures_of_this_machine_and_keeps_what_it_promises(report):
+    assert list(report["blocks"]) == list(run.BLOCKS)
+    assert report["made"]["size"] == "tiny"
+    assert report["made"]["torch"] == torch.__version__
+    for name, block in report["blocks"].items():
+        assert block["rows"], f"{name} says nothing"
+        assert len(block["date"]) == 10
+        for row in block["rows"]:
+            assert row["value"] is not None, f"{name}: {row}"
+            assert row["kept"] is not False, f"{name} misses its goal: {row}"
+            assert row["kind"] in ("measured", "derived")
+            assert row["unit"] != "s", "a time on a CPU that others share is worth nothing; only ratios are"
+
+
+def test_all_equalities_are_there(report):
+    equalities = {
+        ("loop", "ours and FluxKontextPipeline: largest difference of the latents"): 1e-4,
+        ("weights", "MLLM tokens at 0.5: largest difference of merged and masked attention"): 1e-5,
+        ("weights", "reference tokens at 0.5: largest difference of merged and masked attention"): 1e-5,
+        ("memory", "plan swap and resident: largest difference of the latents"): 1e-5,
+        ("memory", "plan lean and resident: largest difference of the latents"): 1e-5,
+        ("resume", "latents resumed and uninterrupted: largest difference"): 0,
+    }
+    for (block, what), limit in equalities.items():
+        row = rows_of(report, block)[what]
+        assert row["value"] <= limit
+        assert row["kept"] is True
+
+
+def test_forwards_are_counted_and_are_the_plans(report):
+    rows = rows_of(report, "stages")
+    for name in ("naive", "ours"):
+        counted = [rows[f"forwards of {name} in stage {stage}"]["value"] for stage in ("meaning", "both", "identity")]
+        assert sum(counted) == 2 * SIZES["tiny"].profile["steps"], "two forwards a step with CFG"
+        assert min(counted) > 0, "a stage without steps shows nothing"
+        assert rows[f"forwards of {name} with other tokens than planned"]["value"] == 0
+    assert rows["FLOPs of naive / ours, by the formula"]["kind"] == "derived"
+    assert rows["FLOPs of naive / ours, by the formula"]["value"] > 1.3
+
+
+def test_flops_are_the_formulas_and_what_it_leaves_out(report):
+    rows = rows_of(report, "flops")
+    rests = [row for what, row in rows.items() if "less what it leaves out" in what]
+    assert [row["value"] for row in rests] == [0] * 6
+    shares = {what.split()[0]: row["value"] for what, row in rows.items() if "share" in what}
+    assert 0 < shares["full"] < 1e-3
+    assert 0 < shares["tiny"] < 0.1
+    for stage, published in (("meaning", 79.4), ("both", 100.3), ("identity", 84.5)):
+        found = rows[f"full size, stage {stage}: TFLOP of a forward"]["value"]
+        assert found == pytest.approx(published, abs=0.05), "the full size is not FLUX's"
+
+
+# --- the equalities could fail --------------------------------------------------------------------------------------
+
+
+def test_what_must_be_equal_is_not_equal_anyway(bench):
+    """Random weights through which tokens, balances and the pipeline's arguments are heard."""
+    scene = bench.scene
+    ours = scene.drawn(balance=drawing.BOTH, cfg=1.0)[-1]
+    assert furthest(drawing.kontext(scene)(), ours) <= 1e-4
+    assert furthest(scene.drawn(balance=drawing.STAGES, cfg=1.0)[-1], ours) > 1e-2
+    assert furthest(scene.drawn(balance=drawing.BOTH, cfg=2.5, uncond="full")[-1], ours) > 1e-2, "negative says nothing"
+    one, half = (drawing.one_step(scene, balanced) for balanced in (0.5, 0.75))
+    assert furthest(one, half) > 1e-3, "weights between 0 and 1 change nothing"
+
+
+@pytest.mark.parametrize("weights", [Weights(mllm=1.0, vae=1.0), Weights(mllm=0.0, vae=1.0), Weights(mllm=1.0, vae=0)])
+@pytest.mark.parametrize("shape", [(2, 1, False), (1, 3, True)])
+def test_the_formula_holds_for_other_shapes(weights, shape):
+    doubles, singles, guided = shape
+    made = make_transformer().config | {"num_layers": doubles, "num_single_layers": singles, "guidance_embeds": guided}
+    dit = Dit(FluxTransformer2DModel.from_config(made))
+    said, seen = make_conditioning(1), make_identity(2)
+    text, pictures = 9 * (weights.mllm > 0), 8 + 6 * (weights.vae > 0)
+    total = counted(dit, torch.randn(1, 8, 16), grid_ids(2, 4), said, seen, weights)
+    assert total == formula(dit.model, text + pictures) + left_out(dit.model, text, pictures)
+
+
+def test_the_full_size_is_the_papers():
+    size = SIZES["full"]
+    with torch.device("meta"):
+        squeezed = Aggregation(refiner=False, mode="last_layer").config
+    assert (squeezed.layers, squeezed.width) == (size.text["num_hidden_layers"] + 1, size.text["hidden_size"])
+    assert (size.side // 16) ** 2 == 4096
+    assert (size.reference // 16) ** 2 == 1024
+    assert size.words + size.pictures == 768
+    assert size.row().mllm_8bit
+    assert not size.row().adapter
+
+
+# --- when a figure cannot be had ------------------------------------------------------------------------------------
+
+
+def test_a_block_out_of_memory_is_a_sentence_and_the_next_one_runs(monkeypatch, tmp_path, capsys):
+    def bursts(_bench):
+        yield Row(what="first", value=1.0)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setitem(run.BLOCKS, "loop", bursts)
+    monkeypatch.setitem(run.BLOCKS, "stages", lambda _bench: iter([Row(what="second", value=2.0)]))
+    file = tmp_path / "bench.json"
+    assert main(["bench", "--device", "cpu", "--only", "stages", "loop", "--json", str(file)]) == 0
+    blocks = json.loads(file.read_text())["blocks"]
+    assert list(blocks) == ["loop", "stages"], "blocks keep their order"
+    assert [row["value"] for row in blocks["loop"]["rows"]] == [1.0, None]
+    assert "too little memory" in blocks["loop"]["rows"][1]["note"]
+    assert blocks["stages"]["rows"][0]["value"] == 2.0
+    table = capsys.readouterr().out
+    assert "| loop | loop | not measured |" in table
+
+
+def test_other_errors_are_not_hidden():
+    def breaks():
+        yield Row(what="first", value=1.0)
+        raise KeyError("a defect")
+
+    with pytest.raises(KeyError):
+        list(attempted("loop", breaks()))
+
+
+def test_without_bitsandbytes_it_says_so_and_measures_the_rest(monkeypatch, bench, once):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(loading, "version", missing)
+    read = list(whole.mllm(bench))
+    assert read[0].value is None
+    assert "pip install -U bitsandbytes" in read[0].note
+    assert [row.what for row in read[1:]] == ["weights in float32"]
+    original = whole.load
+
+    def full(profile, *arguments, memory, **options):
+        assert not profile.mllm_8bit
+        if memory == "swap":
+            raise torch.OutOfMemoryError("out of memory")
+        return original(profile, *arguments, memory=memory, **options)
+
+    monkeypatch.setattr(whole, "load", full)
+    plans = {row.what: row for row in whole.memory(bench)}
+    assert plans["plan swap"].value is None, "a plan that does not fit is a sentence"
+    lean = plans["plan lean and resident: largest difference of the latents"]
+    assert lean.kept
+    assert "bitsandbytes" in lean.note, "which MLLM was measured is not said"
+
+
+def test_on_a_card_bytes_and_seconds_are_measured_too(monkeypatch, bench, once):
+    """The rows of a card on the CPU: its counters are made up."""
+    counters = {"max_memory_reserved": 30 * 2**30, "max_memory_allocated": 3 * 2**30, "memory_allocated": 2**30}
+    for name, value in counters.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    bench.card = True
+    read = {row.what: row for row in whole.mllm(bench)}
+    assert read["passing tensors of a reading in 8-bit"].value == 2
+    assert read["weights in 8-bit"].kind == "measured"
+    assert {"reading: 8-bit", "reading: float32"} <= set(read)
+    plans = {row.what: row for row in whole.memory(bench)}
+    peaks = {name: plans[f"plan {name}: peak reserved memory, loading included"] for name in PLANS}
+    assert [(row.value, row.kept) for row in peaks.values()] == [(30, True), (30, None), (30, False)]
+    assert plans["plan lean: a picture, reading included"].unit == "s"
+    assert plans["plan swap and resident: largest difference of the latents"].goal == "= 0"
+
+
+def test_too_small_a_disk_is_a_sentence(monkeypatch, bench):
+    monkeypatch.setitem(whole.DISK["tiny"], "mllm", 2**60)
+    (row,) = attempted("mllm", whole.mllm(bench))
+    assert "TMPDIR" in row.note
+
+
+# --- flags and files ------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_refused_with_a_sentence(capsys, tmp_path):
+    assert "'speed'" in refused(capsys, "--only", "speed")
+    assert "There is no folder" in refused(capsys, "--json", str(tmp_path / "none" / "bench.json"))
+    (tmp_path / "notes.json").write_text("[1, 2]")
+    assert "no report" in refused(capsys, "--json", str(tmp_path / "notes.json"))
+    assert (tmp_path / "notes.json").read_text() == "[1, 2]"
+    if not torch.cuda.is_available():
+        assert main(["bench", "--device", "cuda"]) == 2
+        assert "--device cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "soon"])
+def test_minutes_must_be_above_zero(capsys, minutes):
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", f"--minutes={minutes}"])
+    assert stopped.value.code == 2
+    assert f"must be a number above 0, not {minutes}" in capsys.readouterr().err
+
+
+def test_a_report_takes_more_blocks_of_the_same_machine_only(monkeypatch, tmp_path, capsys):
+    for value, name in enumerate(("loop", "stages", "weights")):
+        monkeypatch.setitem(run.BLOCKS, name, lambda _bench, value=value: iter([Row(what="one", value=value + 1.0)]))
+    file = tmp_path / "bench.json"
+    for names in (["stages", "weights"], ["loop", "stages"]):
+        assert main(["bench", "--device", "cpu", "--json", str(file), "--only", *names]) == 0
+    report = json.loads(file.read_text())
+    assert {name: len(block["rows"]) for name, block in report["blocks"].items()} == {
+        "loop": 1, "stages": 1, "weights": 1,
+    }  # fmt: skip
+    assert capsys.readouterr().out.count("| one |") == 2 + 3, "the table holds every block of the file"
+    report["made"]["torch"] = "1.0"
+    file.write_text(json.dumps(report))
+    before = file.read_bytes()
+    assert "torch 1.0" in refused(capsys, "--json", str(file), "--only", "loop")
+    assert file.read_bytes() == before
+
+
+# --- times, made up -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """A clock that only moves when a side runs; `side(name, seconds)` makes one, `watch.ran` are the runs in order."""
+
+    class Watch:
+        now, ran = 0.0, []
+
+        def side(self, name, seconds):
+            def work():
+                self.now += seconds
+                self.ran.append(name)
+
+            return work
+
+    watch = Watch()
+    watch.ran = []
+    for name in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(timing.time, name, lambda: watch.now)
+    return watch
+
+
+def test_sides_are_interleaved_and_the_first_runs_not_counted(watch):
+    sides = {"a": watch.side("a", 1.0), "b": watch.side("b", 2.0)}
+    times = timing.interleaved(sides, timing.Clock(10), CPU, rounds=2)
+    assert watch.ran == ["a", "b"] * 3
+    assert times == {"a": [1.0, 1.0], "b": [2.0, 2.0]}
+
+
+def test_repetitions_shrink_to_the_blocks_share(watch):
+    clock = timing.Clock(1)
+    clock.share(3)  # 20 seconds
+    times = timing.interleaved({"a": watch.side("a", 6.0)}, clock, CPU)
+    assert len(times["a"]) == 2, "18 of 20 seconds hold the warm-up and two rounds"
+    assert watch.now <= clock.until
+    clock.share(2)
+    assert clock.until == pytest.approx(39), "half of the 42 seconds that are left"
+
+
+def test_one_round_at_least_and_none_once_the_minutes_are_over(watch):
+    clock = timing.Clock(1)
+    clock.share(10)
+    assert len(timing.interleaved({"a": watch.side("a", 20.0)}, clock, CPU)["a"]) == 1
+    with pytest.raises(timing.OutOfTime, match="--minutes"):
+        timing.interleaved({"a": watch.side("a", 30.0)}, clock, CPU)
+    (row,) = attempted("late", run._block(Bench(SIZES["tiny"], CPU, clock, Path()), "loop"))
+    assert row.value is None
+    assert "1 minutes were over" in row.note
+
+
+def test_medians_and_quartiles_are_of_the_ratios_of_each_round():
+    times = {"a": [2.0, 3.0, 8.0, 5.0, 4.0], "b": [1.0, 1.0, 2.0, 1.0, 1.0]}
+    assert timing.ratio(times, "a", "b") == timing.Spread(median=4.0, low=3.0, high=4.0, count=5)
+    first, *others = compared("step", times, "a", "b", True, most=3.5)
+    assert (first.kept, first.goal) == (False, "<= 3.5")
+    assert [(row.what, row.value, row.unit) for row in others] == [("step: a", 4.0, "s"), ("step: b", 1.0, "s")]
+    (alone,) = compared("step", times, "a", "b", False, least=3.5)
+    assert (alone.kept, alone.goal) == (None, None), "a goal for a card cannot be missed by a CPU"
+    assert "ratio only" in alone.note
+
+
+def test_the_table_shows_what_was_missed_and_how_often_it_was_measured():
+    made = dict.fromkeys(("device", "size", "dtype", "attention", *run.LIBRARIES), "1")
+    rows = [at_most("much", 2.0, 1.0), Row(what="spread", value=1.5, unit="x", low=1.0, high=2.0, count=7)]
+    blocks = {"loop": {"date": "2000-01-01", "rows": [as_dict(row) for row in rows]}}
+    table = as_markdown({"made": made, "blocks": blocks})
+    assert "| loop | much | 2 |  | <= 1 **missed** | measured |  |" in table
+    assert "| loop | spread | 1.5 x | 1 to 2 (7) |  | measured |  |" in table
+    assert "2000-01-01" in table
