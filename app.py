@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
+
+from squeeze.cli_models import add_models, load_models
 
 IN_USE = "Port {port} on {host} is in use. Stop the program that uses it, or choose another with --port {other}."
 
@@ -20,18 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PortError as error:
         return _refused(error)
     # after the flags, so that --help and a slip answer at once: torch and gradio take seconds to import
-    from squeeze.models.loading import LoadError, load
+    from squeeze.models.loading import LoadError
     from squeeze.models.profiles import find_profile
-    from squeeze.models.sources import revisions_of
     from squeeze.request import RequestError
     from squeeze.ui.page import build, launch
 
     try:
-        profile, revisions = find_profile(flags.profile), revisions_of(flags.revision)
-        models = load(
-            profile, flags.weights, flags.device, adapter=flags.adapter, revisions=revisions, memory=flags.memory,
-            compiled=flags.compile, report=lambda plan: print(plan.as_text(), flush=True),
-        )  # fmt: skip
+        profile = find_profile(flags.profile)
+        models = load_models(flags, profile, flags.device, partial(print, flush=True))
         print(f"{profile.title}. Licence: {models.profile.licence}.", flush=True)
         page = build(models)
     except (LoadError, RequestError) as error:
@@ -54,16 +53,10 @@ def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="app.py", description="The page: a toy, a prompt, and the balance between them."
     )
     parser.add_argument("--profile", default="plush", help="which models, a row of squeeze/models/profiles.py")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")  # a Space has 0.0.0.0 there
+    parser.add_argument("--host", default=host, help="address to listen on; 0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on")
-    parser.add_argument("--weights", type=Path, help="folder of weights in place of the profile's own")
-    parser.add_argument("--adapter", type=Path, help="folder of an adapter, for profiles that need one")
-    parser.add_argument(
-        "--revision", action="append", default=[], metavar="REPO@COMMIT",
-        help="another commit of a repository on the hub than the profile's; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--memory", default="auto", help="what stays on a CUDA card: auto, resident, swap or lean")
-    parser.add_argument("--compile", action="store_true", help="the first steps take minutes, the others less time")
+    add_models(parser)
     parser.add_argument("--device", help="cpu, cuda or cuda:1 in place of the profile's choice")
     parser.add_argument("--mcp", action="store_true", help="offer the two endpoints to agents too, as an MCP server")
     return parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The command line: python -m squeeze generate | train | evaluate.
+"""The command line: python -m squeeze generate | train | evaluate | bench.
 
 `--json` prints one JSON object on stdout; sentences go to stderr. Exit 2 for a mistake of the user's, 130 for a stop,
 1 where --verify finds another picture than the recipe's.
@@ -11,6 +11,7 @@ import json
 import shlex
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,15 @@ import numpy as np
 from PIL import Image
 
 from .balance import PRESETS
+from .cli_bench import add_bench
 from .cli_evaluate import add_evaluate
+from .cli_models import add_models, load_models
 from .evaluation.records import EvaluationError
 from .events import Encoded, Finished, StepDone
 from .images import content_hash, open_picture
 from .models.aggregation import MODES
-from .models.loading import LoadError, load
+from .models.loading import LoadError
 from .models.profiles import PROFILES, find_profile
-from .models.sources import revisions_of
 from .pipeline import default_request, generate
 from .recipe import (
     FIELDS,
@@ -66,15 +68,8 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("generate", help="draw one picture")
     one.add_argument("--profile", help=f"{', '.join(PROFILES)}; {DEFAULT} if left out")
-    one.add_argument("--weights", type=Path, help="a folder of weights in place of the profile's own")
-    one.add_argument("--adapter", type=Path, help="the folder of an adapter, for profiles that need one")
-    one.add_argument(
-        "--revision", action="append", default=[], metavar="REPO@COMMIT",
-        help="another commit of a repository on the hub than the profile's; may be repeated",
-    )  # fmt: skip
+    add_models(one)
     one.add_argument("--device", help="cpu or cuda; the profile chooses if left out")
-    one.add_argument("--memory", default="auto", help="what stays on a CUDA card: auto, resident, swap or lean")
-    one.add_argument("--compile", action="store_true", help="the first steps take minutes, the others less time")
     one.add_argument("--reference", required=True, action="append", help="a picture of the subject")
     one.add_argument("--prompt", help='for example "on the beach, facing left, with a red hat"')
     one.add_argument("--balance", type=_balance, help="three numbers from 0 to 1, or a preset: " + ", ".join(PRESETS))
@@ -116,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     add_evaluate(commands, _balance)
+    add_bench(commands)
     return parser
 
 
@@ -155,11 +151,7 @@ def _generate(options: argparse.Namespace) -> int:
         raise RequestError("out_suffix", value=options.out)
     if not options.out.parent.is_dir():
         raise RequestError("out", value=options.out, folder=options.out.parent)
-    models = load(
-        find_profile(request.profile), options.weights, options.device, adapter=options.adapter,
-        revisions=revisions_of(options.revision), memory=options.memory, compiled=options.compile,
-        report=lambda plan: print(plan.as_text(), file=sys.stderr),
-    )  # fmt: skip
+    models = load_models(options, find_profile(request.profile), options.device, partial(print, file=sys.stderr))
     status = 0
     for event in generate(models, request):
         if isinstance(event, Encoded) and event.unknown_words:

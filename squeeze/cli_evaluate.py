@@ -7,12 +7,14 @@ import datetime
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .balance import PRESETS
+from .cli_models import FLAGS, add_models, load_models
 from .models.loading import LoadError, load
 from .models.profiles import PROFILES, find_profile
 from .recipe import number
@@ -33,6 +35,7 @@ def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
     toys.add_argument("--out", type=Path, help="keep each case in this folder, so that a stopped run goes on")
     toys.add_argument("--parts", action="store_true", help="measure probe, VAE and MLLM by themselves instead")
     toys.add_argument("--sheet", type=Path, help="write references and pictures side by side as a PNG")
+    toys.add_argument("--weights", type=Path, help="a folder of weights in place of the profile's own")
     toys.set_defaults(run=_plush)
 
     table = worlds.add_parser("table", help="the paper's tables in miniature, by the embedded model")
@@ -58,6 +61,7 @@ def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
     photos.add_argument("--limit", type=int, help="only so many cases, spread over subjects and prompts")
     photos.add_argument("--metrics", type=Path, help="a folder with dino/ and clip/ in place of the hub's checkpoints")
     photos.add_argument("--device", choices=["cpu", "cuda"], help="chosen if left out, one for each process")
+    add_models(photos)
     photos.set_defaults(run=_dreambench)
 
     for one in (toys, photos):
@@ -66,7 +70,6 @@ def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
         )
         one.add_argument("--cfg", type=number)
         one.add_argument("--steps", type=number)
-        one.add_argument("--weights", type=Path, help="a folder of weights in place of the profile's own")
         one.add_argument("--json", action="store_true")
 
 
@@ -146,7 +149,8 @@ def _dreambench(options: argparse.Namespace) -> int:
         left_out = [*bench.skipped, *source.skipped]
     else:
         profile, device = find_profile(name), str(state.device) if state.num_processes > 1 else options.device
-        source = dreambench.Drawn(load(profile, options.weights, device), out / "pictures", _asked(options))
+        models = load_models(options, profile, device, partial(print, file=sys.stderr))
+        source = dreambench.Drawn(models, out / "pictures", _asked(options))
         cases = dreambench.draw_list(bench, options.seeds or dreambench.SEEDS)
         source.request(cases[0])  # whether the profile can take what is asked, before anything is written
         made = {"profile": name, "revision": source.models.revision, **source.asked, "seeds": cases[-1].seed + 1}
@@ -192,7 +196,7 @@ def _check(options: argparse.Namespace) -> None:
         raise RequestError("count", value=options.limit)
     if options.seeds is not None and options.seeds < 1:
         raise EvaluationError(f"The pictures of each prompt must be at least 1, not {options.seeds}.")
-    drawing = [name for name in (*ASKED, "seeds", "weights") if getattr(options, name) is not None]
+    drawing = [name for name in (*ASKED, "seeds", *FLAGS) if getattr(options, name) is not None]
     if options.pictures and drawing:
         raise EvaluationError(
             f"--{drawing[0]} says how pictures are drawn, and --pictures {options.pictures} are already. Leave one out."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from PIL import Image
 
 from .images import content_hash
@@ -19,6 +20,7 @@ def condition(
     return models.encodings.get(key, lambda: _read(models, views, prompt))
 
 
+@torch.inference_mode()  # whoever asks: what is kept for others must not hold a graph
 def _read(models: Models, views: list[Image.Image], prompt: str) -> Conditioning:
     models.turns.take("reading")
     read = models.mllm.encode(views, prompt)

@@ -21,6 +21,7 @@ def identify(models: Models, references: tuple[Image.Image, ...], rows: int, col
     return models.encodings.get(key, lambda: _encoded(models, views, rows, columns))
 
 
+@torch.inference_mode()  # see conditioning._read
 def _encoded(models: Models, views: list[Image.Image], rows: int, columns: int) -> Identity:
     latents = [models.vae.encode(to_tensor(view)) for view in views]
     sizes = [(latent.shape[-2] // 2, latent.shape[-1] // 2) for latent in latents]

@@ -43,8 +43,8 @@ SENTENCES: dict[str, str] = {
     "earlier": "The step of a branch must be a whole number above those before it and below {total}, not {value}.",
     "no_run": "The run to branch from is no longer kept. Generate it anew, then choose a step of it.",
     "memory": (
-        "The device has too little memory for {value} pixels with the memory plan {name}. Choose a smaller picture, or "
-        "start the program {choices}."
+        "The device has too little memory for {value} pixels with the memory plan {name}. Choose a smaller picture "
+        "or a shorter prompt, or start the program {choices}."
     ),
     "resume": "The kept step {value} does not belong to this request of {total} steps. Generate it anew.",
 }

@@ -29,6 +29,12 @@ def test_ports_and_hosts_that_cannot_be(capsys):
     assert "--host 127.0.0.1" in refused(capsys, "--host", "203.0.113.7")
 
 
+def test_a_space_says_where_to_listen(capsys, monkeypatch):
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "203.0.113.7")
+    assert "'203.0.113.7' is no address of this machine" in refused(capsys, "--port", free())
+    assert "99999" in refused(capsys, "--host", "127.0.0.1", "--port", "99999")
+
+
 def test_an_unknown_profile_names_those_there_are(capsys):
     said = refused(capsys, "--profile", "teddy", "--port", free())
     assert "teddy" in said

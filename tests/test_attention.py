@@ -288,3 +288,19 @@ def test_a_backend_that_fails_is_passed_over(monkeypatch):
     assert kernels.pick_backend(model, torch.device("cpu")) == "_native_math"
     assert {p._attention_backend.value for p in model.attn_processors.values()} == {"_native_math"}
     assert furthest(forward(model), before) <= 1e-5
+
+
+def test_a_backend_that_mixes_otherwise_is_passed_over(monkeypatch):
+    """It runs, but what it gives is not attention."""
+    model, real, calls = make_transformer(), kernels.dispatch_attention_fn, []
+    install(model)
+
+    def wrong(*given):
+        calls.append(given)
+        return real(*given) * (1 if len(calls) == 1 else 2)
+
+    monkeypatch.setattr(kernels, "dispatch_attention_fn", wrong)
+    monkeypatch.setattr(kernels, "_candidates", lambda device: ["_native_math"])
+    assert kernels.pick_backend(model, torch.device("cpu")) == "native"
+    assert len(calls) == 2
+    assert {p._attention_backend for p in model.attn_processors.values()} == {None}

@@ -6,6 +6,8 @@ import torch
 from tiny import PICTURE_TOKENS, POOLED, TEXT_WIDTH, furthest, random_picture
 
 from squeeze.conditioning import condition
+from squeeze.encodings import Encodings
+from squeeze.identity import identify
 from squeeze.images import squared
 
 PROMPT = "a toy on the beach"
@@ -42,3 +44,12 @@ def test_a_square_profile_shows_the_mllm_squares(models):
     wide = random_picture(0, 90, 30)
     assert torch.equal(conditioned(models, wide, square=True).txt, conditioned(models, squared(wide)).txt)
     assert furthest(conditioned(models, wide, square=True).txt, conditioned(models, wide).txt) > 1e-3
+
+
+def test_what_is_kept_for_others_holds_no_graph(models):
+    """Asked for outside of a generation too."""
+    models = replace(models, encodings=Encodings())
+    assert torch.is_grad_enabled()
+    read = condition(models, (random_picture(0),), PROMPT)
+    seen = identify(models, (random_picture(0),), 2, 2)
+    assert not any(tensor.requires_grad for tensor in (read.txt, read.vec, seen.ref))

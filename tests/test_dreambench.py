@@ -306,6 +306,9 @@ def test_results_of_another_run_are_refused(command, data, checkpoints, tmp_path
         (["--cfg", "-1"], "CFG must be"),
         (["--balance", "0,1"], "three numbers"),
         (["--weights", "/nowhere"], "/nowhere"),
+        (["--adapter", "/nowhere"], "takes no adapter"),
+        (["--memory", "small"], "no memory plan 'small'"),
+        (["--revision", "main"], "REPO@COMMIT, not 'main'"),
         (["--device", "cuda"], "no CUDA device"),
     ],
 )
@@ -321,6 +324,10 @@ def test_flags_that_draw_do_not_go_with_pictures(command, tmp_path, capsys):
     without = [*command[:4], *command[6:]]
     assert main([*without, "--pictures", str(tmp_path)]) == 2
     assert "--steps says how pictures are drawn" in capsys.readouterr().err
+    photos = ["evaluate", "dreambench", "--data", "/nowhere", "--pictures", str(tmp_path)]
+    for flag in (["--adapter", "a"], ["--memory", "auto"], ["--revision", "a@b"], ["--compile"]):
+        assert main([*photos, *flag]) == 2
+        assert f"{flag[0]} says how pictures are drawn" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(without)
 

@@ -11,8 +11,8 @@ SOURCES = {
     for path in [ROOT / "app.py", *sorted((ROOT / "squeeze").rglob("*.py"))]
 }
 LAYERS = [  # from the top; a module may import from its own row and from rows below
-    ("app", "squeeze.cli", "squeeze.cli_evaluate", "squeeze.__main__"),
-    ("squeeze.ui", "squeeze.training", "squeeze.evaluation", "squeeze.plush"),
+    ("app", "squeeze.cli", "squeeze.cli_evaluate", "squeeze.cli_bench", "squeeze.cli_models", "squeeze.__main__"),
+    ("squeeze.ui", "squeeze.training", "squeeze.evaluation", "squeeze.plush", "squeeze.bench"),
     ("squeeze.pipeline",),
     ("squeeze.conditioning", "squeeze.identity", "squeeze.checks", "squeeze.previews"),
     ("squeeze.models", "squeeze.sampling", "squeeze.images", "squeeze.encodings"),
@@ -21,15 +21,16 @@ LAYERS = [  # from the top; a module may import from its own row and from rows b
 BESIDE = {  # rows that stand side by side: who may use whom
     "squeeze.ui": set(),
     "squeeze.plush": set(),
+    "squeeze.bench": set(),
     "squeeze.training": {"squeeze.plush"},
     "squeeze.evaluation": {"squeeze.plush", "squeeze.training"},
 }
 HOMES = {
     "gradio": ("app", "squeeze.ui"),
-    "transformers": ("squeeze.models", "squeeze.training", "squeeze.evaluation"),
-    "bitsandbytes": ("squeeze.models", "squeeze.training", "squeeze.evaluation"),
-    "peft": ("squeeze.models", "squeeze.training", "squeeze.evaluation"),
-    "diffusers": ("squeeze.models", "squeeze.training", "squeeze.evaluation", "squeeze.plush.probe"),
+    "transformers": ("squeeze.models", "squeeze.training", "squeeze.evaluation", "squeeze.bench"),
+    "bitsandbytes": ("squeeze.models", "squeeze.training", "squeeze.evaluation", "squeeze.bench"),
+    "peft": ("squeeze.models", "squeeze.training", "squeeze.evaluation", "squeeze.bench"),
+    "diffusers": ("squeeze.models", "squeeze.training", "squeeze.evaluation", "squeeze.plush.probe", "squeeze.bench"),
 }
 TORCHLESS = ("squeeze.recipe", "squeeze.recipe_forms", "squeeze.request", "squeeze.events", "squeeze.balance")
 

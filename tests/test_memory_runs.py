@@ -108,7 +108,8 @@ def test_a_full_device_is_said_and_the_next_request_works(folder, part, plan):
         drawn(models)
     handle.remove()
     assert caught.value.code == "memory"
-    for said in ("64 × 32 pixels", f"plan {plan}", "--memory swap" if plan == "resident" else "more memory is free"):
+    smaller = "--memory swap" if plan == "resident" else "more memory is free"
+    for said in ("64 × 32 pixels", "a shorter prompt", f"plan {plan}", smaller):
         assert said in str(caught.value)
     assert held[0]() is None, "the error still holds what filled the device"
     assert len(models.encodings) == 0
@@ -133,7 +134,7 @@ def test_a_device_that_fills_while_loading_is_said(folder, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(loading, "_mllm", full)
+    monkeypatch.setattr(loading, "read_mllm", full)
     with pytest.raises(LoadError, match=r"plan resident does not fit on cpu after all\. Start with --memory swap"):
         loading.load(tiny_profile(folder))
 

@@ -154,11 +154,24 @@ def test_no_files_and_no_network(cache):
 
 
 ERRORS = {
-    "gated": (GatedRepoError, 403, "accept its licence at https://huggingface.co/.*hf auth login"),
+    "gated": (GatedRepoError, 403, "accept its licence at https://huggingface.co/.*HF_TOKEN.*hf auth login"),
     "revision": (RevisionNotFoundError, 404, r"no revision 'nope'.*--revision .*@COMMIT"),
     "nowhere": (RepositoryNotFoundError, 401, "no repository .*hf auth login"),
     "down": (HfHubHTTPError, 503, "could not be fetched .*start again"),
 }
+
+
+@pytest.mark.parametrize(
+    "broken", [httpx2.ReadTimeout("timed out"), RuntimeError("Xet says no"), OSError(28, "No space")]
+)
+def test_a_download_that_breaks_off(monkeypatch, broken):
+    def hub(**how):
+        raise LocalEntryNotFoundError("not here") if how.get("local_files_only") else broken
+
+    monkeypatch.setattr(sources, "snapshot_download", hub)
+    message = refused(on_cpu("longcat"))
+    assert str(broken) in message
+    assert "start again" in message
 
 
 @pytest.mark.parametrize("what", ERRORS)
@@ -238,7 +251,13 @@ def test_half_a_shard_in_the_cache(files, cache, sharded):
     assert f"hf download {LONGCAT.repo} --revision {LONGCAT.revision} --force-download" in message
 
 
-@pytest.mark.parametrize("gone", ["vae", "transformer/diffusion_pytorch_model-00001-of-00002.safetensors"])
+GONE = [
+    "vae", "vae/diffusion_pytorch_model.safetensors", "transformer/diffusion_pytorch_model.safetensors.index.json",
+    "transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("gone", GONE)
 def test_what_is_missing_in_the_cache_is_fetched(files, cache, sharded, monkeypatch, gone):
     """Another program fetched a part of the repository, or was stopped."""
     snapshot = cache(LONGCAT, sharded)
@@ -267,6 +286,36 @@ def test_our_names_and_the_hubs_are_both_read(files, tmp_path):
     (copy / "text_encoder").rename(copy / "mllm")
     (copy / "text_processor").rename(copy / "processor")
     assert load(on_cpu("longcat", copy)).revision == load(on_cpu("longcat", files / "longcat")).revision
+
+
+def test_a_copy_of_flux_with_its_own_readers_beside_internvl(files, tmp_path):
+    """FLUX's repository has CLIP under the names `text_encoder` and `tokenizer`."""
+    copy = shutil.copytree(files / "paper", tmp_path / "copy")
+    for name in ("tokenizer", "text_encoder"):
+        shutil.copytree(files / "longcat" / name, copy / name)
+    found = locate(on_cpu("paper", copy), {})
+    assert {found[name].path for name in ("mllm", "tokenizer", "processor")} == {copy / "mllm"}
+    shutil.rmtree(copy / "mllm")
+    message = refused(on_cpu("paper", copy), adapter=files / "adapter")
+    assert str(copy / "mllm") in message, "CLIP was taken for the language model"
+    assert MLLM.repo in message
+
+
+@pytest.mark.parametrize("name", ["vae/diffusion_pytorch_model.safetensors", "vae/config.json"])
+def test_links_to_nothing(files, tmp_path, name):
+    """What is left of a snapshot that was copied out of the hub's cache without the files it points to."""
+    copy = shutil.copytree(files / "longcat", tmp_path / "copy")
+    (copy / name).unlink()
+    (copy / name).symlink_to("../../../blobs/gone")
+    message = refused(on_cpu("longcat", copy))
+    assert str(copy / "vae") in message
+    assert "Restore it" in message
+
+
+def test_a_revision_beside_a_folder_is_no_choice(files):
+    message = refused(on_cpu("longcat"), folder=files / "longcat", revisions={LONGCAT.repo: "main"})
+    assert f"{LONGCAT.repo}@main" in message
+    assert str(files / "longcat") in message
 
 
 def test_the_embedded_layout_needs_nothing_of_the_hub(folder):

@@ -24,7 +24,7 @@ from .sources import LoadError, Located, check_weights, locate, revision_of
 from .turns import HOST, Turns
 from .vae import PreviewMap, Vae
 
-__all__ = ["LoadError", "Models", "load"]
+__all__ = ["LoadError", "Models", "check_bitsandbytes", "load"]
 
 LEAST_BITSANDBYTES = "0.48"  # before that an 8-bit model could not be moved off the card and back
 
@@ -71,10 +71,13 @@ def load(
     """
     profile = replace(profile, folder=folder or profile.folder)
     check_name(memory)
+    if folder and revisions:
+        named = next(f"{repo}@{revision}" for repo, revision in revisions.items())
+        raise LoadError(f"The weights come from {folder}, so --revision {named} has no use. Leave one of the two out.")
     added = wanted_by(profile, adapter)
     place = _device(device or profile.device, profile.name)
     if profile.mllm_8bit:
-        _check_bitsandbytes()
+        check_bitsandbytes()
     parts = locate(profile, (added.revisions if added else {}) | dict(revisions or {}))
     if added:
         where = f"Restore it from where the adapter {added.folder} came."
@@ -141,7 +144,8 @@ def _device(wanted: str, profile: str) -> torch.device:
         raise LoadError(f"There is no device {wanted!r} here. Use --device cpu or --device cuda.") from error
 
 
-def _check_bitsandbytes() -> None:
+def check_bitsandbytes() -> None:
+    """Raises LoadError where bitsandbytes is missing or too old for a language model in 8-bit."""
     try:
         found = version("bitsandbytes")
     except PackageNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,8 @@ def read_mllm(parts: Mapping[str, Located], profile: Profile, device: torch.devi
             raise ValueError("config.json does not describe the model")
         options: dict[str, Any] = {"dtype": getattr(torch, profile.dtype)}
         if profile.mllm_8bit:
+            # it would log a line for every product that is not in float16
+            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
             options["quantization_config"] = BitsAndBytesConfig(
                 load_in_8bit=True, llm_int8_threshold=6.0, llm_int8_skip_modules=list(kind.plain)
             )

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import httpx2
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -27,14 +27,7 @@ from .profiles import Profile, Source
 
 T = TypeVar("T")
 
-FOLDERS = {  # names of a part's folder, the first that is there
-    "mllm": ("mllm", "text_encoder"),
-    "tokenizer": ("tokenizer", "mllm"),
-    "processor": ("processor", "text_processor", "mllm"),
-    "aggregation": ("aggregation",),
-    "transformer": ("transformer",),
-    "vae": ("vae",),
-}
+PARTS = ("mllm", "tokenizer", "processor", "aggregation", "transformer", "vae")
 WANTED = ("*.json", "*.safetensors", "*.txt")  # of a folder on the hub: no weights in other formats, no pictures
 SAMPLES, SAMPLE = 64, 4096  # places and bytes that are read of each file of weights to tell it from another
 
@@ -54,7 +47,7 @@ class Located:
 
 
 def locate(profile: Profile, revisions: Mapping[str, str]) -> dict[str, Located]:
-    """The folder of every part of a profile but an adapter's, by its name in FOLDERS; `revisions` replace the row's, by
+    """The folder of every part of a profile but an adapter's, by its name in PARTS; `revisions` replace the row's, by
     repository."""
     for repo in revisions:
         if repo not in {source.repo for source in profile.sources.values()}:
@@ -63,7 +56,7 @@ def locate(profile: Profile, revisions: Mapping[str, str]) -> dict[str, Located]
                 f"Profile {profile.name!r} takes nothing from {repo!r}, so there is no revision of it to choose. Its "
                 f"repositories on the hub: {known}."
             )
-    names = [name for name in FOLDERS if name != "aggregation" or not (profile.native or profile.adapter)]
+    names = [name for name in PARTS if name != "aggregation" or not (profile.native or profile.adapter)]
     if profile.folder is not None:
         return {name: _in_folder(profile, name) for name in names}
     sources = {name: profile.sources[name] for name in names}
@@ -104,7 +97,7 @@ def check_weights(part: Located) -> None:
     if missing:
         raise LoadError(f"The weights in {part.path} are incomplete: {missing[0]} is missing. {part.restore}")
     for path in sorted(part.path.glob("*.safetensors")):
-        expected, found = _promised(path), path.stat().st_size
+        expected, found = read_part(part, lambda _, path=path: _promised(path)), path.stat().st_size
         if expected is not None and found < expected:
             raise LoadError(
                 f"The weights in {part.path} are incomplete: {path.name} has {found:,} of {expected:,} bytes. "
@@ -124,9 +117,10 @@ def read_part(part: Located, reader: Callable[[Path], T]) -> T:
 
 
 def _missing(folder: Path) -> list[str]:
-    """The shards that an index of a folder names and that are not there."""
-    indices = folder.glob("*.safetensors.index.json")
+    """The files of weights that are not there, though an index of the folder names them or a link points to them."""
+    indices = [path for path in folder.glob("*.safetensors.index.json") if path.is_file()]
     named = {name for index in indices for name in json.loads(index.read_text())["weight_map"].values()}
+    named |= {path.name for path in folder.glob("*.safetensors*")}
     return sorted(name for name in named if not (folder / name).is_file())
 
 
@@ -159,12 +153,23 @@ def _in_folder(profile: Profile, name: str) -> Located:
             else "Clone the project whole, or train them with: python -m squeeze train plush --part vae"
         )
         raise LoadError(f"The weights of profile {profile.name!r} are missing: there is no folder {root}. {how}")
-    path = next((root / folder for folder in FOLDERS[name] if (root / folder).is_dir()), root / FOLDERS[name][0])
+    names = _names(profile, name)
+    path = next((root / folder for folder in names if (root / folder).is_dir()), root / names[0])
     repo = profile.sources[name].repo if name in profile.sources else "the project's repository"
     restore = f"Restore it from {repo}."
     if not path.is_dir():
         raise LoadError(f"Weights are missing: there is no folder {path}. {restore}")
-    return Located(path=path, origin=_fingerprint(path) if profile.sources else "", restore=restore)
+    part = Located(path=path, origin="", restore=restore)
+    return replace(part, origin=read_part(part, _fingerprint)) if profile.sources else part
+
+
+def _names(profile: Profile, name: str) -> list[str]:
+    """What a part's folder may be called: our word, or what its repository calls it. Tokenizer and processor lie with
+    the MLLM unless the hub has them apart: another model's may stand there under these names, as CLIP's in FLUX's."""
+    source, mllm = (profile.sources.get(part) for part in (name, "mllm"))
+    if name in ("tokenizer", "processor") and source == mllm:
+        return _names(profile, "mllm")
+    return [name, *([source.subfolder] if source and source.subfolder else [])]
 
 
 def _on_hub(source: Source, root: Path) -> Located:
@@ -180,26 +185,35 @@ def _on_hub(source: Source, root: Path) -> Located:
 
 def _fetched(repo: str, sources: Mapping[str, Source]) -> Path:
     """The snapshot of a repository with all folders that parts want of it; its name is the commit."""
-    wanted = [source for source in sources.values() if source.repo == repo]
-    folders = dict.fromkeys(f"{source.subfolder}/" if source.subfolder else "" for source in wanted)
+    wanted = {name: source for name, source in sources.items() if source.repo == repo}
+    revision = next(iter(wanted.values())).revision
+    folders = dict.fromkeys(f"{source.subfolder}/" if source.subfolder else "" for source in wanted.values())
     patterns = [folder + pattern for folder in folders for pattern in WANTED]
-    options = {"repo_id": repo, "revision": wanted[0].revision, "allow_patterns": patterns}
+    options = {"repo_id": repo, "revision": revision, "allow_patterns": patterns}
     try:
         here = Path(snapshot_download(**options, local_files_only=True))
-        if all((here / source.subfolder).is_dir() and not _missing(here / source.subfolder) for source in wanted):
+        if all(_whole(here / source.subfolder, name) for name, source in wanted.items()):
             return here
     except (LocalEntryNotFoundError, ValueError, KeyError):
         pass  # not here, or not whole: ask the hub
     try:
         return Path(snapshot_download(**options))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise LoadError(_why(error, repo, wanted[0].revision)) from error
+    except (httpx2.HTTPError, OSError, RuntimeError) as error:  # RuntimeError is what Xet's storage raises
+        raise LoadError(_why(error, repo, revision)) from error
+
+
+def _whole(folder: Path, name: str) -> bool:
+    """Whether a part's folder has its weights: all in one file, or an index and every shard that it names."""
+    if not folder.is_dir() or _missing(folder):
+        return False
+    files = [path.name for path in folder.glob("*.safetensors*")]
+    return name in ("tokenizer", "processor") or any("-of-" not in file for file in files)
 
 
 def _why(error: Exception, repo: str, revision: str) -> str:
     page = f"https://huggingface.co/{repo}"
     if isinstance(error, GatedRepoError):
-        return f"{repo} is gated: accept its licence at {page}, make a token there and give it to: hf auth login"
+        return f"{repo} is gated: accept its licence at {page}, then set HF_TOKEN to your token, or: hf auth login"
     if isinstance(error, RevisionNotFoundError):
         return f"{repo} has no revision {revision!r}. Choose one of {page}/commits/main with --revision {repo}@COMMIT"
     if isinstance(error, RepositoryNotFoundError):
@@ -218,6 +232,8 @@ def _fingerprint(path: Path) -> str:
     each file, since reading tens of GB whole would take minutes at every start."""
     digest = hashlib.sha256()
     for file in sorted(path.glob("*.safetensors")):
+        if not file.is_file():
+            continue  # a link to nothing, which check_weights names
         size = file.stat().st_size
         digest.update(f"{file.name} {size}".encode())
         with file.open("rb") as opened:
