@@ -27,10 +27,10 @@ def test_thresholds_at_equal_signal_to_noise(t: float, tokens: int, ours: float)
     assert scaled(t, 4096) == t
 
 
-def test_the_papers_own_row_is_the_profile_default():
+def test_the_papers_own_row_has_the_profiles_borders():
     default = plan(PLUSH, default_request(PLUSH, prompt="", references=()))[1]
     asked = [row.asked for row in rows("thresholds")]
-    assert asked[2] == {"stage_steps": default, "cfg": PLUSH.cfg}
+    assert asked[2] == {"stage_steps": default, "cfg": 2.5}
     assert asked[0]["stage_steps"] == (PLUSH.steps, 0, 0), "tau 0, 0 is the MLLM alone"
     assert [one["cfg"] for one in asked] == [2.5, 2.5, 2.5, 2.5, 4]
 
