@@ -38,6 +38,8 @@ def made(server, browser, tmp_path_factory):
     page = opened(server, browser.new_context(viewport={"width": 1280, "height": 720}))
     ask(page, "on the beach", steps=5)
     page.click("#preset label:has(input[value=gentle])")
+    page.wait_for_function("document.querySelectorAll('.timeline .chip')[2].textContent == '0.75'")
+    page.wait_for_function("document.querySelector('#balance-3 input[type=number]').value == '0.75'")
     page.press(".timeline .edge >> nth=0", "ArrowLeft")
     page.click("#uncond label:has(input[value=full])")
     page.click("#late-text label:has(input[value=keep])")

@@ -135,6 +135,7 @@ def test_the_border_of_the_comparison_moves_by_keys(page):
     drawn(page)
     drawn(page)
     tab(page, "Compare")
+    page.wait_for_function("document.querySelector('#compare img.fixed')?.style.clipPath.includes('%')")
     border = page.locator("#compare [role=slider]")
     border.focus()
     ways = [("ArrowRight", 51, 53), ("PageDown", 41, 43), ("Home", 0, 0), ("ArrowLeft", 0, 0), ("End", 99, 100)]
