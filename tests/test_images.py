@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import data, pixels
 from PIL import Image, ImageFile, ImageOps
 from tiny import random_picture
 
@@ -22,17 +23,6 @@ from squeeze.request import RequestError
 
 T = Image.Transpose
 PHOTOS = os.environ.get("DREAMBENCH_DIR")
-
-
-def data(picture, kind="PNG", **options):
-    """A picture as the bytes of a file."""
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
-
-
-def pixels(picture):
-    return np.asarray(picture).astype(int)
 
 
 def refused(source):

@@ -7,8 +7,9 @@ from browsing import ask, ended, filled, line, set_steps, start
 IN_LINE = ".status[data-state=busy] .line:has-text('in line')"
 
 
-def test_visitors_see_their_place_and_the_time_left_and_are_served_in_turn(visit):
-    pages = [visit() for _ in range(4)]
+def queued(visit, count):
+    """Pages of so many visitors: the first at the device, the others in line behind it in their order."""
+    pages = [visit() for _ in range(count)]
     for page in pages:
         ask(page, steps=100)
     start(pages[0])
@@ -16,6 +17,12 @@ def test_visitors_see_their_place_and_the_time_left_and_are_served_in_turn(visit
     for page in pages[1:]:
         start(page)
         page.wait_for_selector(IN_LINE)
+    return pages
+
+
+def test_visitors_see_their_place_and_the_time_left_and_are_served_in_turn(visit):
+    pages = queued(visit, 4)
+    for page in pages[1:]:
         assert page.is_enabled("#stop")
         assert page.locator("#status").bounding_box()["height"] > 0
         assert re.search(r"in line, about \d+ s\.$", line(page)), line(page)
@@ -33,14 +40,7 @@ def test_visitors_see_their_place_and_the_time_left_and_are_served_in_turn(visit
 
 
 def test_stop_while_waiting_gives_the_place_away(visit):
-    pages = [visit() for _ in range(3)]
-    for page in pages:
-        ask(page, steps=100)
-    start(pages[0])
-    filled(pages[0], 1)
-    for page in pages[1:]:
-        start(page)
-        page.wait_for_selector(IN_LINE)
+    pages = queued(visit, 3)
     pages[1].click("#stop")
     pages[1].wait_for_selector(".status[data-state=stopped]")
     pages[1].wait_for_selector("#generate:enabled")

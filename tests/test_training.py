@@ -13,7 +13,7 @@ from squeeze.models.mllm import Mllm
 from squeeze.training import mllm as mllm_module
 from squeeze.training import parts, phases
 from squeeze.training.data import Pool, draw_cases, draw_labelled
-from squeeze.training.loop import Ema, Schedule, fit, learning_rate
+from squeeze.training.loop import Ema, Schedule, fit, learning_rate, save_bf16
 from squeeze.training.mllm import IGNORED, MllmPart, make_mllm
 from squeeze.training.objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
 from squeeze.training.parts import ProbePart, VaePart
@@ -229,3 +229,10 @@ def test_a_variant_is_what_is_trained(layers: str, read: list[int] | None):
     config = part.model.aggregation.config
     assert (config["mode"], config["read"]) == ("single_lap", read)
     assert part._dropout == Dropout(each=0.0)
+
+
+def test_shipped_configs_name_no_folder(tmp_path: Path):
+    VaePart().model.save_pretrained(tmp_path / "from")
+    loaded = AutoencoderKL.from_pretrained(tmp_path / "from")
+    save_bf16(loaded, tmp_path / "to")
+    assert str(tmp_path) not in (tmp_path / "to" / "config.json").read_text()

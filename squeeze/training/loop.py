@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from diffusers import ConfigMixin
 from PIL import Image
 from torch import Tensor, nn
 
@@ -227,5 +228,9 @@ def show_progress(progress: Iterator[Progress], name: str) -> Progress | None:
 
 
 def save_bf16(model: Any, folder: Path) -> None:
-    """Writes a model in bf16, the form the project ships; the model itself is left as it is."""
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    """Writes a model in bf16, the form the project ships; the model itself is left as it is. Where it was loaded from
+    is not written: that is a folder of the machine that trained it."""
+    shipped = copy.deepcopy(model).to(torch.bfloat16)
+    if isinstance(shipped, ConfigMixin):
+        shipped.register_to_config(_name_or_path="")
+    shipped.save_pretrained(folder)
