@@ -10,14 +10,16 @@ from diffusers import AutoencoderKL
 from transformers import InternVLForConditionalGeneration
 
 from squeeze.models.mllm import Mllm
+from squeeze.plush.world import MATERIALS, draw_scenes, draw_toys, render
+from squeeze.sampling import pack, unpack
 from squeeze.training import mllm as mllm_module
 from squeeze.training import parts, phases
-from squeeze.training.data import Pool, draw_cases, draw_labelled
+from squeeze.training.data import Pool, draw_cases, draw_labelled, to_bytes
 from squeeze.training.loop import Ema, Schedule, fit, learning_rate, save_bf16
 from squeeze.training.mllm import IGNORED, MllmPart, make_mllm
 from squeeze.training.objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
 from squeeze.training.parts import ProbePart, VaePart
-from squeeze.training.phases import PhasePart
+from squeeze.training.phases import SUBJECT, PhasePart, subject_weights
 
 NAMES = ("vae", "probe", "mllm", "phase1", "phase2")
 
@@ -184,6 +186,23 @@ def test_flow_path_and_times():
     assert abs(float(times.mean()) - 0.5) < 0.01
     later = draw_times(10000, 1.15, torch.Generator().manual_seed(0))
     assert (later > times).all(), "a positive shift should move times towards noise"
+
+
+def test_the_subject_counts_more_than_the_place():
+    toys, scenes = draw_toys(4, torch.Generator().manual_seed(0)), draw_scenes(4, torch.Generator().manual_seed(0))
+    drawn = render(toys, scenes, 64)
+    seen = drawn.cells[:, :MATERIALS].sum(1)
+    weights = unpack(subject_weights(to_bytes(drawn.cells), 8, 16), 8, 8)
+    assert weights.shape == (4, 16, 8, 8)
+    share = seen.unflatten(1, (8, 2)).unflatten(3, (8, 2)).mean((2, 4))
+    assert (weights[:, 5] - 1 - (SUBJECT - 1) * share).abs().max() < 0.02, "weights lie elsewhere than the toy"
+    assert weights[share.unsqueeze(1).expand_as(weights) == 0].eq(1).all()
+
+    x0, noise = torch.zeros(4, 16, 64), torch.zeros(4, 16, 64)
+    wrong = pack(share.unsqueeze(1).expand(-1, 16, -1, -1))
+    plain, weighted = flow_loss(wrong, x0, noise), flow_loss(wrong, x0, noise, pack(weights))
+    assert weighted > 1.5 * plain, "what is wrong on the toy counts no more than before"
+    torch.testing.assert_close(flow_loss(wrong, x0, noise, 2 * torch.ones_like(x0)), plain)
 
 
 def test_lessons_hold_answers_and_strangers():

@@ -54,6 +54,7 @@ def interpolate(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return (1 - t) * x0 + t * noise
 
 
-def flow_loss(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error against noise - x0; a scalar."""
-    return ((velocity.float() - (noise - x0)) ** 2).mean()
+def flow_loss(velocity: Tensor, x0: Tensor, noise: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """Mean squared error against noise - x0, each number counted `weight` times (a Tensor (B, N, C)); a scalar."""
+    weight = torch.as_tensor(weight, device=x0.device)
+    return (weight * (velocity.float() - (noise - x0)) ** 2).mean() / weight.mean()

@@ -22,7 +22,7 @@ from ..models.aggregation import Aggregation, Block
 from ..models.dit import Conditioning, Dit, Identity
 from ..models.mllm import Mllm
 from ..models.vae import Vae
-from ..plush.world import render
+from ..plush.world import MATERIALS, render
 from ..sampling import denoise, grid_ids, pack, schedule, unpack
 from .data import Chunk, Pool, chunk_seed, draw_cases, to_unit, truth
 from .helpers import Helper
@@ -33,6 +33,7 @@ from .parts import tile
 CHUNK = 256
 LONGEST = 40  # prompt tokens kept in the pool
 LAYERS = ("early", "middle", "late", "all")  # thirds of the MLLM's layers
+SUBJECT = 4.0  # weight of what shows the toy beside 1 for the place, which fills most of a picture and says less
 HELP = 0.1  # weight of the helper's loss beside that of the flow
 HELPED = 2  # the single block whose input the helper sees; this and the next are left to turn it into a velocity
 
@@ -82,6 +83,13 @@ def make_denoiser(mllm: Mllm, tokens: int, variant: Variant) -> Denoiser:
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
     return Denoiser(aggregation, transformer, tokens)
+
+
+def subject_weights(cells: Tensor, side: int, channels: int) -> Tensor:
+    """How much each number of packed latents (B, N, 4 * channels) of side x side counts in the flow's loss: from 1
+    where the place shows to SUBJECT where the toy fills the latent's patch. `cells` uint8 as from `truth`."""
+    shown = nn.functional.adaptive_avg_pool2d(cells[:, :MATERIALS].float().sum(1, keepdim=True) / 255, side)
+    return pack(1 + (SUBJECT - 1) * shown.expand(-1, channels, -1, -1))
 
 
 class PhasePart:
@@ -176,7 +184,8 @@ class PhasePart:
         )
         listening.remove()
         drawn = known[0][:, : x0.shape[1]]
-        return flow_loss(velocity, x0, noise) + HELP * self.model.helper.loss(drawn, drawn, batch)
+        weight = subject_weights(batch["cells"], self._size // self._vae.factor, self._vae.channels)
+        return flow_loss(velocity, x0, noise, weight) + HELP * self.model.helper.loss(drawn, drawn, batch)
 
     def _velocity(self, model: Denoiser, batch: Chunk, text: bool = True):  # noqa: ANN202
         """A function (img, t, weights) -> velocity with the batch's conditions, aggregated on need."""
