@@ -33,7 +33,12 @@ def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
     toys = worlds.add_parser("plush", help="the embedded model on held-out toys and prompts")
     toys.add_argument("--n", type=int, default=200, help="number of cases")
     toys.add_argument("--out", type=Path, help="keep each case in this folder, so that a stopped run goes on")
-    toys.add_argument("--parts", action="store_true", help="measure probe, VAE and MLLM by themselves instead")
+    instead = toys.add_mutually_exclusive_group()
+    instead.add_argument("--parts", action="store_true", help="measure probe, VAE and MLLM by themselves instead")
+    instead.add_argument("--photos", type=Path, help="draw from the photos of a DreamBench folder instead")
+    instead.add_argument(
+        "--selection", action="store_true", help="the cases kept for choosing weights and settings, no others"
+    )
     toys.add_argument("--sheet", type=Path, help="write references and pictures side by side as a PNG")
     toys.add_argument("--weights", type=Path, help="a folder of weights in place of the profile's own")
     toys.set_defaults(run=_plush)
@@ -81,6 +86,9 @@ def _plush(options: argparse.Namespace) -> int:
     from .evaluation import parts, plush
     from .evaluation.records import Records
 
+    if options.photos:
+        return _photos(options)
+
     profile = find_profile("plush")
     if options.n < 1:
         raise RequestError("count", value=options.n)
@@ -92,6 +100,8 @@ def _plush(options: argparse.Namespace) -> int:
         return 0
     asked = _asked(options)
     made = {"profile": profile.name, "revision": models.revision, **asked}
+    if options.selection:
+        asked["seed"] = made["seed"] = plush.SELECTION_SEED
     records = Records(options.out) if options.out else None
     if records:  # the number of cases decides which they are
         records.claim(json.loads(json.dumps({"benchmark": "plush", **made, "n": options.n})))
@@ -103,6 +113,23 @@ def _plush(options: argparse.Namespace) -> int:
     turned = list(plush.evaluate(models, probe, max(1, options.n // 4), free=True, records=records, **asked))
     figures["copy_paste"] = plush.copy_paste(turned)
     print(json.dumps(figures) if options.json else plush.as_markdown(figures))
+    if options.sheet:
+        plush.sheet(drawn).save(options.sheet)
+    return 0
+
+
+def _photos(options: argparse.Namespace) -> int:
+    from .evaluation import parts, photos, plush
+    from .evaluation.subjects import read_bench
+
+    bench = read_bench(options.photos)
+    for sentence in bench.skipped:
+        print(f"Skipped {sentence}", file=sys.stderr)
+    models = load(find_profile("plush"), options.weights)
+    probe, _ = parts.load_instruments(models)
+    drawn = list(photos.evaluate(models, probe, bench, **_asked(options)))
+    figures = {"profile": "plush", "revision": models.revision, **_asked(options), **photos.summary(drawn)}
+    print(json.dumps(figures) if options.json else photos.as_markdown(figures))
     if options.sheet:
         plush.sheet(drawn).save(options.sheet)
     return 0

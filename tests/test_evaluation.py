@@ -114,6 +114,20 @@ def test_results_of_another_run_are_refused(tmp_path, capsys):
     assert contents(tmp_path / "out") == before
 
 
+def test_cases_for_choosing_are_others(tmp_path, capsys):
+    said, shown = [], []
+    for more in ([], ["--selection"]):
+        sheet = tmp_path / f"{len(said)}.png"
+        assert main([*COMMAND, *more, "--sheet", str(sheet)]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+        shown.append(sheet.read_bytes())
+    assert shown[0] != shown[1], "weights would be chosen by the cases that are reported"
+    assert said[1]["seed"] == plush.SELECTION_SEED
+    assert "seed" not in said[0]
+    assert main([*COMMAND, "--out", str(tmp_path / "out")]) == 0
+    assert main([*COMMAND, "--selection", "--out", str(tmp_path / "out")]) == 2
+
+
 def test_every_figure_has_an_interval(capsys):
     assert main(["evaluate", "plush", "--n", "60", "--steps", "1", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
