@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from squeeze.plush.world import CELLS, MATERIALS
+from squeeze.plush.render import CELLS, MATERIALS
 from squeeze.training.data import draw_labelled
 from squeeze.training.helpers import Helper
 

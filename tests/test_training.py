@@ -10,7 +10,8 @@ from diffusers import AutoencoderKL
 from transformers import InternVLForConditionalGeneration
 
 from squeeze.models.mllm import Mllm
-from squeeze.plush.world import MATERIALS, draw_scenes, draw_toys, render
+from squeeze.plush.render import MATERIALS, render
+from squeeze.plush.world import draw_scenes, draw_toys
 from squeeze.sampling import pack, unpack
 from squeeze.training import mllm as mllm_module
 from squeeze.training import parts, phases

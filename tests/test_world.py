@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from squeeze.plush.render import render, visible
 from squeeze.plush.world import (
     COLOURS,
     FACINGS,
@@ -14,9 +15,7 @@ from squeeze.plush.world import (
     draw_toys,
     facing_of,
     prompt_held_out,
-    render,
     toy_held_out,
-    visible,
 )
 
 

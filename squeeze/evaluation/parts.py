@@ -13,7 +13,7 @@ from ..images import to_picture
 from ..models.loading import Models
 from ..plush.language import Question, ask_picture, ask_request
 from ..plush.probe import Probe, degrees_between
-from ..plush.world import render, visible
+from ..plush.render import render, visible
 from ..training.data import IDENTITY, Case, draw_cases, draw_labelled, to_unit
 from .plush import CASES_SEED, PROMPT, share
 

@@ -21,7 +21,8 @@ from ..models.loading import Models
 from ..pipeline import default_request, generate
 from ..plush.language import ANSWERS, Wish, say
 from ..plush.probe import Probe, Reading, degrees_between
-from ..plush.world import FACINGS, facing_of, render, visible
+from ..plush.render import render, visible
+from ..plush.world import FACINGS, facing_of
 from ..recipe import write_png
 from ..request import RequestError
 from ..training.data import IDENTITY, Case, draw_cases

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..plush.language import Wish, wishes
-from ..plush.world import Rendered, Scenes, Toys, draw_scenes, draw_toys, render, visible
+from ..plush.render import Rendered, render, visible
+from ..plush.world import Scenes, Toys, draw_scenes, draw_toys
 
 Chunk = dict[str, Tensor]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..plush.probe import HEADS, probe_loss
-from ..plush.world import CELLS, MATERIALS
+from ..plush.render import CELLS, MATERIALS
 from .data import Chunk
 
 

@@ -31,7 +31,7 @@ from ..plush.language import (
     describe,
     vocabulary,
 )
-from ..plush.world import render
+from ..plush.render import render
 from .data import IDENTITY, SCENE, Chunk, Pool, chunk_seed, draw_cases, to_bytes, to_unit, truth
 from .helpers import Helper
 from .loop import Schedule, save_bf16

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..models.vae import Vae, fit_preview
 from ..plush.probe import Probe, augment, probe_loss
-from ..plush.world import MATERIALS
+from ..plush.render import MATERIALS
 from .data import Pool, chunk_seed, draw_labelled, to_bytes, to_unit
 from .loop import Schedule, save_bf16
 

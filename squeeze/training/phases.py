@@ -22,7 +22,7 @@ from ..models.aggregation import Aggregation, Block
 from ..models.dit import Conditioning, Dit, Identity
 from ..models.mllm import Mllm
 from ..models.vae import Vae
-from ..plush.world import MATERIALS, render
+from ..plush.render import MATERIALS, render
 from ..sampling import denoise, grid_ids, pack, schedule, unpack
 from .data import Chunk, Pool, chunk_seed, draw_cases, to_unit, truth
 from .helpers import Helper
