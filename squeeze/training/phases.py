@@ -33,7 +33,7 @@ from .parts import tile
 CHUNK = 256
 LONGEST = 40  # prompt tokens kept in the pool
 LAYERS = ("early", "middle", "late", "all")  # thirds of the MLLM's layers
-SUBJECT = 4.0  # weight of what shows the toy beside 1 for the place, which fills most of a picture and says less
+SUBJECT = 8.0  # weight of what shows the toy beside 1 for the place, which fills most of a picture and is learnt first
 HELP = 0.1  # weight of the helper's loss beside that of the flow
 HELPED = 2  # the single block whose input the helper sees; this and the next are left to turn it into a velocity
 
