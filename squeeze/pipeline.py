@@ -17,6 +17,7 @@ from .events import Encoded, Event, Finished, StageStarted, StepDone
 from .identity import identify
 from .images import content_hash, to_picture
 from .models.dit import Conditioning, Dit, Identity
+from .models.failures import reason, trouble
 from .models.loading import Models
 from .models.profiles import Profile
 from .previews import preview
@@ -37,12 +38,17 @@ def generate(models: Models, request: Request, resume: Resume | None = None) -> 
     """Draws one picture, step by step. With `resume` only the steps from there are done, with this request's balances.
 
     Raises RequestError before the first event where the request is not within the profile's limits, and at any time
-    where the device has too little memory for it; the next request then finds the device cleared.
+    where the device fails, or has too little memory for it; the next request then finds the device cleared.
     """
     try:
         return (yield from _generate(models, request, resume))
-    except torch.OutOfMemoryError:
-        pass  # raised below, where the error's frames no longer hold their tensors
+    except RuntimeError as error:
+        kind, said = trouble(error), reason(error)
+        if kind is None:
+            raise
+    # raised here, where the error's frames no longer hold their tensors
+    if kind == "device":
+        raise RequestError("device", value=said)
     models.turns.clear()
     models.encodings.clear()
     torch.cuda.empty_cache()
@@ -134,7 +140,9 @@ def guided(
         kept = dit.velocity(
             img, img_ids, t, conditioning=conditioning, weights=weights, late_text=request.late_text, **same
         ).float()
-        if request.cfg == 1:
+        # where no MLLM token is left in either branch, guidance has no difference to enlarge
+        same_input = weights.mllm == 0 and request.uncond == "full" and request.late_text == "drop"
+        if request.cfg == 1 or same_input:
             return kept
         if request.uncond == "full" and negative is not None:
             free = dit.velocity(

@@ -46,6 +46,10 @@ SENTENCES: dict[str, str] = {
         "The device has too little memory for {value} pixels with the memory plan {name}. Choose a smaller picture "
         "or a shorter prompt, or start the program {choices}."
     ),
+    "device": (
+        "The device failed: {value}. Start the program again; if it fails again, update the device's driver or use "
+        "another."
+    ),
     "resume": "The kept step {value} does not belong to this request of {total} steps. Generate it anew.",
 }
 

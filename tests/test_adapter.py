@@ -81,11 +81,12 @@ def test_a_profile_without_any_takes_none(folder):
         load(PROFILES["plush"], adapter=folder / "adapter")
 
 
-def rewrite(adapter, **said):
-    path = adapter / "adapter.json"
+def rewrite(adapter, file="adapter.json", **said):
+    path = adapter / file
     path.write_text(json.dumps(json.loads(path.read_text()) | said))
 
 
+SIZES = ("layers", "width", "text_width", "pooled_width")
 BASE = {name: vars(PROFILES["paper"].sources[name]) for name in ("mllm", "transformer")}
 SAID = [
     ({"format": 2}, "format 2.*reads format 1"),
@@ -98,7 +99,7 @@ SAID = [
     ({"width": 3584}, r"3584 values.*\(width\), the language model has 32"),
     ({"text_width": 4096}, rf"4096 .*\(text_width\), the transformer takes {TEXT_WIDTH}"),
     ({"pooled_width": 768}, rf"768 .*\(pooled_width\), the transformer takes {POOLED}"),
-    ({"rank": 512}, "rank 3, adapter.json says 512"),
+    ({"rank": 512}, r"lora has rank 3, adapter\.json says 512"),
     ({"layers": "many"}, "layers as a whole number, not 'many'"),
     ({"tau1": 1.5}, "tau1 as a number from 0 to 1, not 1.5"),
     ({"tau1": 0.3}, "tau1 0.3 below tau2 0.4"),
@@ -107,13 +108,27 @@ SAID = [
 ]
 
 
+@pytest.fixture
+def nothing_read(monkeypatch):
+    monkeypatch.setattr("squeeze.models.loading._loaded", lambda *_: pytest.fail("gigabytes were read first"))
+
+
 @pytest.mark.parametrize(
     ("said", "sentence"), SAID, ids=[next(iter(said)) + str(i) for i, (said, _) in enumerate(SAID)]
 )
-def test_each_mismatch_has_its_sentence(folder, tmp_path, said, sentence):
+def test_each_mismatch_has_its_sentence(folder, tmp_path, nothing_read, said, sentence):
     copy = shutil.copytree(folder / "adapter", tmp_path / "adapter")
     rewrite(copy, **said)
+    for part, names in (("aggregation/config.json", SIZES), ("lora/adapter_config.json", ())):
+        rewrite(copy, part, **{name: value for name, value in said.items() if name in names})
     refused(folder, copy, sentence)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_an_aggregation_of_other_sizes_than_it_says(folder, tmp_path, nothing_read, name):
+    copy = shutil.copytree(folder / "adapter", tmp_path / "adapter")
+    rewrite(copy, "aggregation/config.json", **{name: 7})
+    refused(folder, copy, rf"aggregation has {name} 7, adapter\.json says \d+\. Correct")
 
 
 def refused(folder, adapter, sentence):
@@ -125,20 +140,28 @@ def refused(folder, adapter, sentence):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("gone", ["adapter.json", "lora/adapter_config.json", "aggregation/config.json", "lora", ""])
-def test_parts_that_are_missing(folder, tmp_path, gone):
+GONE = [
+    "adapter.json", "lora/adapter_config.json", "lora/adapter_model.safetensors", "aggregation/config.json", "lora", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("gone", GONE)
+def test_parts_that_are_missing(folder, tmp_path, nothing_read, gone):
     copy = shutil.copytree(folder / "adapter", tmp_path / "adapter")
     path = copy / gone
     path.unlink() if path.is_file() else shutil.rmtree(path)
     refused(folder, copy, "missing")
 
 
-@pytest.mark.parametrize("file", ["adapter.json", "lora/adapter_model.safetensors", "lora/adapter_config.json"])
-def test_parts_that_are_damaged(folder, tmp_path, file):
+CUT = ["adapter.json", "lora/adapter_model.safetensors", "lora/adapter_config.json", "aggregation/config.json"]
+
+
+@pytest.mark.parametrize("file", CUT)
+def test_parts_that_are_damaged(folder, tmp_path, nothing_read, file):
     copy = shutil.copytree(folder / "adapter", tmp_path / "adapter")
     path = copy / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    refused(folder, copy, "damaged")
+    refused(folder, copy, "damaged|incomplete")
 
 
 @pytest.mark.parametrize("what", ["too few", "too many", "of another shape"])

@@ -181,6 +181,16 @@ def test_a_block_out_of_memory_is_a_sentence_and_the_next_one_runs(monkeypatch, 
     assert "| loop | loop | not measured |" in table
 
 
+def test_a_device_that_fails_is_a_sentence():
+    def fails():
+        yield Row(what="first", value=1.0)
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure\nmore")
+
+    first, last = attempted("loop", fails())
+    assert (first.value, last.value) == (1.0, None)
+    assert last.note == "Not measured: the device failed (CUDA error: unspecified launch failure)."
+
+
 def test_other_errors_are_not_hidden():
     def breaks():
         yield Row(what="first", value=1.0)

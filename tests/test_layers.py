@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from squeeze.models.profiles import PROFILES
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
@@ -92,6 +94,16 @@ def test_libraries_stay_at_home(module):
 def test_the_lowest_layer_needs_no_torch(module):
     heavy = {"torch", "diffusers", "transformers"}
     assert not {name.split(".")[0] for name in imported(module, typing_too=False)} & heavy
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_no_branch_asks_which_profile_it_is(module):
+    """What differs between profiles is a field of the row, or a class that the row names."""
+    for node in ast.walk(ast.parse(SOURCES[module].read_text())):
+        if isinstance(node, ast.Compare | ast.match_case):
+            constants = {leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant)}
+            asks = "profile" in ast.unparse(node) and constants & PROFILES.keys()
+            assert not asks, f"{module} asks for a profile by name: {ast.unparse(node)}"
 
 
 def test_the_reader_of_imports_sees_them():

@@ -150,6 +150,16 @@ def test_cuda_where_there_is_none(folder, monkeypatch, device):
         load(tiny_profile(folder), device=device)
 
 
+def test_a_card_that_does_not_work(folder, monkeypatch):
+    def fails(*_, **__):
+        raise torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device\nmore")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.ones", fails)
+    with pytest.raises(LoadError, match=r"'cuda' is of no use here \(CUDA error: no kernel image .* device\)\. Use"):
+        load(tiny_profile(folder), device="cuda")
+
+
 def test_a_device_nobody_knows(folder):
     with pytest.raises(LoadError, match="toaster"):
         load(tiny_profile(folder), device="toaster")

@@ -1,5 +1,6 @@
 """Whole generations under each memory plan: the same picture, a sentence on a full device, and what is cached."""
 
+import argparse
 import weakref
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from tiny import furthest, make_request, on_cpu, random_picture, tiny_profile, write_adapter, write_longcat, write_paper
 
+from squeeze.cli_models import add_models, load_models
 from squeeze.events import Finished, StepDone
 from squeeze.models import loading, turns
 from squeeze.models.memory import GIB
@@ -118,6 +120,30 @@ def test_a_full_device_is_said_and_the_next_request_works(folder, part, plan):
     assert again[1] == expected[1]
 
 
+@pytest.mark.parametrize("part", ["mllm", "transformer"])
+def test_a_device_that_fails_is_said(folder, part):
+    models = loading.load(tiny_profile(folder))
+    module = {"mllm": models.mllm.model, "transformer": models.dit.model}[part]
+    raised = [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with ..."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), RuntimeError("a defect"),
+    ]  # fmt: skip
+
+    def fails(*_):
+        raise raised.pop(0)
+
+    module.register_forward_pre_hook(fails)
+    with pytest.raises(RequestError) as caught:
+        drawn(models)
+    assert caught.value.code == "device"
+    assert "failed: CUDA error: an illegal memory access was encountered. Start the program" in str(caught.value)
+    with pytest.raises(RequestError) as caught:
+        drawn(models)
+    assert caught.value.code == "memory"
+    with pytest.raises(RuntimeError, match="a defect"):
+        drawn(models)
+
+
 def test_too_little_memory_is_said_before_anything_is_loaded(folder, monkeypatch):
     monkeypatch.setattr(loading, "_loaded", lambda *_: pytest.fail("weights were read"))
     monkeypatch.setattr(loading, "free_bytes", lambda device: GIB // 10)
@@ -139,6 +165,31 @@ def test_a_device_that_fills_while_loading_is_said(folder, monkeypatch):
         loading.load(tiny_profile(folder))
 
 
+def test_a_device_that_fails_while_loading_is_said(folder, monkeypatch):
+    def fails(*_, **__):
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCompile with ...")
+
+    monkeypatch.setattr("squeeze.models.parts.AutoencoderKL.from_pretrained", fails)
+    with pytest.raises(LoadError, match=r"^cpu failed: CUDA error: unspecified launch failure\. Start again") as caught:
+        loading.load(tiny_profile(folder))
+    assert "damaged" not in str(caught.value), "the files are blamed"
+
+
+def test_a_device_that_fills_while_weights_become_8_bit_is_said(rows, monkeypatch):
+    """transformers keeps such an error to itself and says of every file that it cannot be converted."""
+    full = []
+
+    def convert(*_arguments, **_options):
+        full.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("transformers.integrations.bitsandbytes.Bnb8bitQuantize.convert", convert)
+    monkeypatch.setattr("squeeze.models.sources.refusals", lambda: len(full))
+    with pytest.raises(LoadError, match=r"plan resident does not fit on cpu after all\. Start with --memory swap"):
+        rows["paper in 8-bit"]()
+    assert full, "nothing was quantised"
+
+
 def test_the_plan_is_told_where_a_card_is_planned(folder, monkeypatch):
     told = []
     loading.load(tiny_profile(folder), report=told.append)
@@ -147,6 +198,24 @@ def test_the_plan_is_told_where_a_card_is_planned(folder, monkeypatch):
     models = loading.load(tiny_profile(folder), report=told.append)
     assert told == [models.plan]
     assert models.plan.as_text().startswith("Memory plan resident on cpu (estimates in GiB: 0.5 needed, 10.0 free)")
+
+
+def test_the_flags_reach_the_loader_and_the_plan_is_printed_first(folder, monkeypatch):
+    parser = argparse.ArgumentParser()
+    add_models(parser)
+    options = parser.parse_args(["--weights", str(folder), "--memory", "lean", "--compile"])
+    told = []
+    models = load_models(options, tiny_profile(folder), None, told.append)
+    assert told == [models.plan.as_text()]
+    assert told[0].startswith("Memory plan lean on cpu")
+    assert models.dit.model.transformer_blocks[0]._compiled_call_impl is not None
+    monkeypatch.setattr(loading, "_loaded", lambda *_: pytest.fail("weights were read before the plan was printed"))
+
+    def stop(text):
+        raise KeyboardInterrupt(text)
+
+    with pytest.raises(KeyboardInterrupt, match="Memory plan lean"):
+        load_models(options, tiny_profile(folder), None, stop)
 
 
 def test_compiled_blocks_are_compiled(folder):

@@ -9,6 +9,7 @@ from tiny import LAYERS, PICTURE_TOKENS, SPECIAL, WIDTH, furthest, random_pictur
 from squeeze.models.loading import load
 from squeeze.models.mllm import Mllm, Template
 from squeeze.models.profiles import PROFILES
+from squeeze.request import RequestError
 
 PROMPT = "a toy on the beach"  # five words of the tiny vocabulary
 REFERENCES = [random_picture(0), random_picture(1)]
@@ -134,6 +135,14 @@ def test_a_prompt_without_any_token(mllm):
     reading = read(mllm, REFERENCES[:1], "")
     assert reading.hidden.shape[1] == PICTURE_TOKENS
     assert bool(reading.hidden.isfinite().all())
+
+
+def test_a_prompt_beyond_its_tokens_is_refused(mllm):
+    """Two thousand characters may be thousands of tokens, and memory is planned for 512."""
+    reading = read(mllm, REFERENCES[:1], " ".join(["toy"] * 512))
+    assert reading.hidden.shape[1] == PICTURE_TOKENS + 512
+    with pytest.raises(RequestError, match=r"513 tokens; .* reads 512"):
+        read(mllm, REFERENCES[:1], " ".join(["toy"] * 513))
 
 
 def test_8_bit_stays_near_full_precision():

@@ -20,6 +20,7 @@ from tiny import (
     write_paper,
 )
 
+from squeeze.balance import Weights
 from squeeze.events import Encoded, Finished, StageStarted, StepDone
 from squeeze.identity import identify
 from squeeze.images import content_hash, to_tensor
@@ -207,10 +208,40 @@ def test_the_balance_of_a_stage_decides_what_is_passed(models, request_for, forw
 
 @pytest.mark.parametrize(("uncond", "references"), [("lean", [0, 0, 0]), ("full", [0, 6, 6])])
 def test_what_the_unconditional_branch_sees(models, request_for, forwards, uncond, references):
-    list(generate(models, request_for(uncond=uncond, balance=(0.0, 0.5, 1.0))))
+    list(generate(models, request_for(uncond=uncond, balance=(0.0, 0.5, 0.75))))
     free = forwards[1::2]
     assert [call["encoder_hidden_states"].shape[1] for call in free] == [0] * 6
     assert [call["hidden_states"].shape[1] - 8 for call in free[::2]] == references
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("negative", [None, make_conditioning(2)])
+def test_branches_with_the_same_input_are_one_forward(models, request_for, forwards, negative):
+    """Identity alone under `full`: guidance has nothing to enlarge, so one forward gives what two would."""
+    noise, positive = draw_noise(1, 8, 4 * CHANNELS), make_conditioning(1)
+    negative = negative and replace(negative, null_vec=positive.null_vec)
+    identity = identify(models, (random_picture(0),), 2, 4)
+    counts = {}
+    for late_text in ("drop", "keep"):
+        asked = request_for(balance=(0.0, 0.5, 1.0), uncond="full", late_text=late_text)
+        velocity = guided(models.dit, asked, STAGES, grid_ids(2, 4), positive, negative, identity)
+        for index in (0, 2, 4):
+            forwards.clear()
+            velocity(noise, index, 0.5)
+            counts[late_text, index] = len(forwards)
+    assert counts == {
+        ("drop", 0): 2, ("drop", 2): 2, ("drop", 4): 1, ("keep", 0): 2, ("keep", 2): 2, ("keep", 4): 2,
+    }  # fmt: skip
+    asked = request_for(balance=(0.0, 0.5, 1.0), uncond="full")
+    found = guided(models.dit, asked, STAGES, grid_ids(2, 4), positive, negative, identity)(noise, 4, 0.5)
+    alone, other = (
+        models.dit.velocity(
+            noise, grid_ids(2, 4), 0.5, conditioning=said, identity=identity, weights=Weights(mllm=0.0, vae=1.0),
+            guidance=asked.guidance,
+        ).float()
+        for said in (positive, negative or positive)
+    )  # fmt: skip
+    assert torch.equal(found, other + asked.cfg * (alone - other)), "not what two forwards give, bit for bit"
 
 
 def test_interleaved_generations_do_not_touch_each_other(models, request_for):

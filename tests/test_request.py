@@ -87,7 +87,7 @@ def test_every_sentence_names_the_value_and_a_remedy(code):
     assert missing or any(mark in sentence for mark in ("<value>", "123")), f"{code} does not say what was given"
     remedies = (
         "Upload", "Remove", "Use a", "Save it", "Shrink", "Say where", "Shorten", "must be", "Choose", "Make it",
-        "Generate it anew", "needs three numbers",
+        "Generate it anew", "needs three numbers", "Start the program again",
     )  # fmt: skip
     assert any(remedy in sentence for remedy in remedies), f"{code} does not say what to do: {sentence}"
     assert sentence[0].isupper() or sentence.startswith("<"), f"{code} is no sentence: {sentence}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import torch
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -354,8 +355,9 @@ def test_an_old_bitsandbytes(files, monkeypatch, found):
 @pytest.mark.parametrize("name", ["paper", "longcat"])
 def test_8_bit_leaves_vision_alone_and_drops_the_head(files, name):
     adapter = files / "adapter" if PROFILES[name].adapter else None
-    profile = replace(on_cpu(name, files / name), mllm_8bit=True)
-    mllm = load(profile, adapter=adapter).mllm
+    profile = replace(on_cpu(name, files / name), mllm_8bit=True, dtype="bfloat16")
+    models = load(profile, adapter=adapter)
+    mllm = models.mllm
     kinds = {path: type(module).__name__ for path, module in mllm.model.named_modules()}
     eight = {path.split(".")[0] for path, kind in kinds.items() if kind == "Linear8bitLt"}
     assert eight == {"language_model"}, f"8-bit reaches {eight}"
@@ -363,6 +365,11 @@ def test_8_bit_leaves_vision_alone_and_drops_the_head(files, name):
     linear = [path for path, kind in kinds.items() if kind == "Linear"]
     assert linear
     assert not [path for path in linear if path.startswith("language_model")], "some layers were left out"
+    thresholds = {part.state.threshold for part in mllm.model.modules() if type(part).__name__ == "Linear8bitLt"}
+    assert thresholds == {6.0}
+    rest = [weight.dtype for path, weight in mllm.model.named_parameters() if not path.startswith("language_model")]
+    rest += [weight.dtype for part in (models.dit.model, models.vae.model) for weight in part.parameters()]
+    assert set(rest) == {torch.bfloat16}, "vision, projector, transformer and VAE are to be in bf16"
 
 
 @pytest.mark.parametrize("layout", ["as it is", "of older versions", "of newer versions"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..models.failures import reason, trouble
 from ..models.loading import LoadError
 from ..request import RequestError
 from .timing import OutOfTime, Spread, ratio, spread
@@ -65,10 +66,13 @@ def attempted(what: str, rows: Iterator[Row]) -> Iterator[Row]:
     sentence = ""
     try:
         yield from rows
-    except torch.OutOfMemoryError as error:
-        sentence = f"Not measured: the device has too little memory for it ({str(error).partition('.')[0]})."
     except (LoadError, RequestError, OutOfTime) as error:
         sentence = str(error)
+    except RuntimeError as error:
+        if trouble(error) is None:
+            raise
+        what_happened = {"memory": "has too little memory for it", "device": "failed"}[trouble(error)]
+        sentence = f"Not measured: the device {what_happened} ({reason(error)})."
     if sentence:
         cleared()  # here, where the error's frames no longer hold their tensors
         yield Row(what=what, note=sentence)

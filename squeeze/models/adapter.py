@@ -30,10 +30,13 @@ from peft.utils import load_peft_weights
 from torch import nn
 
 from ..request import is_number, is_whole
+from .failures import reason
+from .memory import config_of, states_of
 from .profiles import Profile, Source
-from .sources import LoadError
+from .sources import LoadError, Located, read_part
 
 FORMAT = 1
+FILES = ("aggregation/config.json", "lora/adapter_config.json", "lora/adapter_model.safetensors")
 WHAT = (
     "An adapter is a folder with aggregation/, lora/ and adapter.json, made by training the aggregation and a LoRA on "
     "the transformer in the method's two phases; its format is described in squeeze/models/adapter.py"
@@ -67,6 +70,11 @@ class Adapter:
     tau2: float
     licence: str
     revision: str
+
+    def part(self, name: str) -> Located:
+        """Its folder `aggregation` or `lora`."""
+        restore = f"Restore it from where the adapter {self.folder} came."
+        return Located(path=self.folder / name, origin=self.revision, restore=restore)
 
     @property
     def revisions(self) -> dict[str, str]:
@@ -108,14 +116,24 @@ def read_adapter(folder: Path, profile: Profile) -> Adapter:
     if not said["tau2"] <= said["tau1"]:
         raise LoadError(f"{path} has tau1 {said['tau1']} below tau2 {said['tau2']}; stages run from t = 1 down to 0.")
     base = {name: _base(path, said, name, profile) for name in ("mllm", "transformer")}
-    for part, file in (("aggregation", "config.json"), ("lora", "adapter_config.json")):
-        if not (folder / part / file).is_file():
-            raise LoadError(f"The adapter {folder} is incomplete: {part}/{file} is missing. Restore it.")
-    return Adapter(folder=folder, base=base, **{name: said[name] for name in FIELDS})
+    for file in FILES:
+        if not (folder / file).is_file():
+            raise LoadError(f"The adapter {folder} is incomplete: {file} is missing. Restore it.")
+    adapter = Adapter(folder=folder, base=base, **{name: said[name] for name in FIELDS})
+    for part, read in (("aggregation", _squeezes), ("lora", _rank)):
+        there = read_part(adapter.part(part), read)
+        for name, value in there.items():
+            if value != said[name]:
+                said_so = f"{folder / part} has {name} {value}, adapter.json says {said[name]}"
+                raise LoadError(f"{said_so}. Correct the one that is wrong.")
+    return adapter
 
 
-def check_fit(adapter: Adapter, layers: int, width: int, text_width: int, pooled_width: int) -> None:
-    """Raises LoadError where the loaded MLLM (`layers`, `width`) or transformer has other sizes than the adapter's."""
+def check_fit(adapter: Adapter, parts: Mapping[str, Located]) -> None:
+    """Raises LoadError where the MLLM or the transformer in `parts` has, by its configuration, other sizes than the
+    adapter's."""
+    layers, width = read_part(parts["mllm"], states_of)
+    text_width, pooled_width = read_part(parts["transformer"], _takes)
     pairs = (
         ("layers", "hidden states", adapter.layers, "the language model has", layers),
         ("width", "values in each state", adapter.width, "the language model has", width),
@@ -134,23 +152,30 @@ def merge(transformer: nn.Module, adapter: Adapter) -> nn.Module:
     """The transformer with the LoRA added to its weights and nothing of peft left; it is changed in place."""
     folder = adapter.folder / "lora"
     try:
-        config = LoraConfig.from_pretrained(folder)
-        rank = max(config.r, *config.rank_pattern.values()) if config.rank_pattern else config.r
-        if rank != adapter.rank:
-            raise LoadError(
-                f"{folder} has rank {rank}, adapter.json says {adapter.rank}. Correct the one that is wrong."
-            )
-        wrapped = PeftModel(transformer, replace(config, inference_mode=True))
+        config = replace(LoraConfig.from_pretrained(folder), inference_mode=True)
+        wrapped = PeftModel(transformer, config)
         found = set_peft_model_state_dict(wrapped, load_peft_weights(str(folder), device="cpu"))
         missing = [name for name in found.missing_keys if "lora_" in name]
         if missing or found.unexpected_keys:
             raise ValueError(f"weights that do not fit: {', '.join([*missing, *found.unexpected_keys][:3])} ...")
         return wrapped.merge_and_unload()
-    except LoadError:
-        raise
     except Exception as error:  # peft and safetensors raise a dozen types for a damaged file
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise LoadError(f"The LoRA in {folder} does not fit or is damaged ({reason}). Restore it.") from error
+        raise LoadError(f"The LoRA in {folder} does not fit or is damaged ({reason(error)}). Restore it.") from error
+
+
+def _squeezes(aggregation: Path) -> dict[str, int]:
+    config = config_of(aggregation)
+    return {name: config[name] for name in ("layers", "width", "text_width", "pooled_width")}
+
+
+def _rank(lora: Path) -> dict[str, int]:
+    config = LoraConfig.from_pretrained(lora)
+    return {"rank": max(config.r, *config.rank_pattern.values()) if config.rank_pattern else config.r}
+
+
+def _takes(transformer: Path) -> tuple[int, int]:
+    config = config_of(transformer)
+    return config["joint_attention_dim"], config["pooled_projection_dim"]
 
 
 def _base(path: Path, said: dict[str, Any], name: str, profile: Profile) -> Source:

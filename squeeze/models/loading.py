@@ -14,6 +14,7 @@ from ..encodings import Encodings
 from .adapter import Adapter, check_fit, wanted_by
 from .aggregation import Aggregation, Native
 from .dit import Dit
+from .failures import reason, trouble
 from .hoisting import Hoisting, hoist
 from .kernels import pick_backend
 from .memory import Plan, check_name, choose, free_bytes, measure
@@ -80,21 +81,28 @@ def load(
         check_bitsandbytes()
     parts = locate(profile, (added.revisions if added else {}) | dict(revisions or {}))
     if added:
-        where = f"Restore it from where the adapter {added.folder} came."
-        parts["aggregation"] = Located(path=added.folder / "aggregation", origin=added.revision, restore=where)
+        parts["aggregation"] = added.part("aggregation")
         licence = f"{profile.licence}. Adapter: {added.licence}"
         profile = replace(profile, tau1=added.tau1, tau2=added.tau2, licence=licence)
-    for part in parts.values():
+    for part in [*parts.values(), *([added.part("lora")] if added else [])]:
         check_weights(part)
+    if added:
+        check_fit(added, parts)
     plan = choose(memory, measure(profile, parts), place, free_bytes(place))
     if plan.free is not None or plan.turns:
         report(plan)
     try:
         models = _loaded(profile, parts, place, added, plan)
-    except torch.OutOfMemoryError as error:
-        raise LoadError(f"Memory plan {plan.name} does not fit on {place} after all. Start {plan.smaller}.") from error
-    _fits(models, added)
-    pick_backend(models.dit.model, place)
+        _fits(models)
+        pick_backend(models.dit.model, place)
+    except RuntimeError as error:
+        if trouble(error) == "memory":
+            said = f"Memory plan {plan.name} does not fit on {place} after all. Start {plan.smaller}."
+        elif trouble(error) == "device":
+            said = f"{place} failed: {reason(error)}. Start again; if it fails again, update its driver or use another."
+        else:
+            raise
+        raise LoadError(said) from error
     if compiled:
         models.dit.model.compile_repeated_blocks(dynamic=True)
     return models
@@ -139,9 +147,13 @@ def _device(wanted: str, profile: str) -> torch.device:
             f"or use --device cpu."
         )
     try:
-        return torch.empty(0, device=wanted).device
-    except (RuntimeError, AssertionError) as error:  # a name torch does not know, a device that is not there
-        raise LoadError(f"There is no device {wanted!r} here. Use --device cpu or --device cuda.") from error
+        tried = torch.ones(1, device=wanted)
+        (tried + tried).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch does not know it, or it does not work
+        raise LoadError(
+            f"Device {wanted!r} is of no use here ({reason(error)}). Use --device cpu or --device cuda."
+        ) from error
+    return tried.device
 
 
 def check_bitsandbytes() -> None:
@@ -157,11 +169,9 @@ def check_bitsandbytes() -> None:
         )
 
 
-def _fits(models: Models, adapter: Adapter | None) -> None:
+def _fits(models: Models) -> None:
     """Raises LoadError where two parts do not fit together."""
     mllm, dit = models.mllm, models.dit
-    if adapter:
-        check_fit(adapter, mllm.layers, mllm.width, dit.text_width, dit.pooled_width)
     if models.profile.native:
         squeezed = [("the MLLM's width", mllm.width, "the transformer's text width", dit.text_width)]
     else:

@@ -18,13 +18,14 @@ import torch
 from safetensors import safe_open
 
 from .hoisting import is_modulation
+from .mllm import PROMPT_TOKENS
 from .profiles import Profile
 from .sources import LoadError, Located, read_part
 
 PLANS = ("resident", "swap", "lean")  # from the fastest, which takes most, to the smallest
 WANTED = ("auto", *PLANS)
 GIB = 2**30
-READ = 768  # tokens that the MLLM reads: a picture's and a long prompt's
+READ = 256 + PROMPT_TOKENS  # tokens that the MLLM reads: a picture's, and of a prompt as many as it may have
 SPARE = GIB // 2  # for what libraries take for themselves, and for gaps between tensors
 
 
@@ -162,7 +163,7 @@ def measure(profile: Profile, parts: Mapping[str, Located]) -> Sizes:
     reference = side if profile.at_target else profile.limits.reference
     tokens = side**2 // 256 + READ + profile.limits.references * (reference**2 // 256)
     width = read_part(parts["transformer"], _width)
-    states = READ * read_part(parts["mllm"], _states)
+    layers, state = read_part(parts["mllm"], states_of)
     weights = {
         name: read_part(parts[name], partial(weight_bytes, item=item))
         for name in ("aggregation", "transformer", "vae")
@@ -178,7 +179,7 @@ def measure(profile: Profile, parts: Mapping[str, Located]) -> Sizes:
         modulation=modulation,
         vae=weights["vae"],
         table=rows * modulation // width,  # an output of each layer is a `width`-th of its weights
-        reading=states * (25 if "aggregation" in parts else 4),
+        reading=READ * layers * state * (25 if "aggregation" in parts else 4),
         drawing=item * max(20 * tokens * width, 4 * side**2 * read_part(parts["vae"], _channels)),
     )
 
@@ -212,20 +213,21 @@ def _no_head(name: str) -> bool:
 
 
 def _width(transformer: Path) -> int:
-    config = _config(transformer)
+    config = config_of(transformer)
     return config["num_attention_heads"] * config["attention_head_dim"]
 
 
-def _states(mllm: Path) -> int:
-    """Numbers in the states of all layers of one token."""
-    config = _config(mllm)
+def states_of(mllm: Path) -> tuple[int, int]:
+    """The hidden states that an MLLM has of each token, and their width, by its configuration."""
+    config = config_of(mllm)
     language = config.get("text_config", config)
-    return (language["num_hidden_layers"] + 1) * language["hidden_size"]
+    return language["num_hidden_layers"] + 1, language["hidden_size"]
 
 
 def _channels(vae: Path) -> int:
-    return _config(vae)["block_out_channels"][:2][-1]
+    return config_of(vae)["block_out_channels"][:2][-1]
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def config_of(folder: Path) -> dict[str, Any]:
+    """A part's config.json."""
     return json.loads((folder / "config.json").read_text())

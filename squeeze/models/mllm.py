@@ -13,7 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..request import RequestError
+
 IGNORED = -100  # label of tokens without a loss
+PROMPT_TOKENS = 512  # of a prompt; memory is planned for so many
+PLAIN = {"add_special_tokens": False, "split_special_tokens": True}  # <img> in a prompt is text, no token
+
+
+def check_tokens(words: list[int]) -> None:
+    """Raises RequestError where a prompt has more tokens than PROMPT_TOKENS."""
+    if len(words) > PROMPT_TOKENS:
+        raise RequestError("prompt_tokens", value=len(words), limit=PROMPT_TOKENS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +84,7 @@ class Mllm:
         """The words of a prompt that the tokenizer has no token for, in order, each once."""
         if self.tokenizer.unk_token_id is None:
             return []
-        read = self.tokenizer(prompt, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        read = self.tokenizer(prompt, **PLAIN, return_offsets_mapping=True)
         pairs = zip(read["input_ids"], read["offset_mapping"], strict=True)
         return list(dict.fromkeys(prompt[a:b] for i, (a, b) in pairs if i == self.tokenizer.unk_token_id))
 
@@ -90,15 +100,16 @@ class Mllm:
         return self.image_processor(references, return_tensors="pt", **kwargs)["pixel_values"]
 
     def encode(self, references: list[Image.Image], prompt: str) -> Reading:
-        """One prompt with its pictures, as a batch of one."""
+        """One prompt with its pictures, as a batch of one. Raises RequestError where the prompt has more than
+        PROMPT_TOKENS."""
+        check_tokens(self.tokenizer.encode(prompt, **PLAIN))
         return self.encode_batch(self.pixels(references), [prompt], references=len(references))
 
     def encode_batch(self, pixels: Tensor, prompts: list[str], references: int = 1) -> Reading:
         """B prompts with `references` pictures each: pixels (B * references, 3, H, W), already normalised."""
         device = self.model.get_input_embeddings().weight.device
         before = self.picture_ids(references)
-        plain = {"add_special_tokens": False, "split_special_tokens": True}  # <img> in a prompt is text, no token
-        texts = [self.tokenizer.encode(prompt, **plain) for prompt in prompts]
+        texts = [self.tokenizer.encode(prompt, **PLAIN) for prompt in prompts]
         longest = max(map(len, texts))
         pad = self.tokenizer.pad_token_id or 0
         ids = torch.tensor([before + text + [pad] * (longest - len(text)) for text in texts], device=device)

@@ -13,10 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..request import RequestError
-from .mllm import Mllm, Reading
+from .mllm import PLAIN, PROMPT_TOKENS, Mllm, Reading, check_tokens
 
-PROMPT_TOKENS = 512
 QUOTED = re.compile("""('[^']*?'|"[^"]*?"|‘[^‘’]*?’|“[^“”]*?”)""")
 APOSTROPHE = re.compile(r"(?<=[a-zA-Z])'(?=[a-zA-Z])")  # inside a word it quotes nothing
 HIDDEN = "\0"  # stands for such an apostrophe; clean prompts have no control characters
@@ -35,8 +33,7 @@ class Qwen(Mllm):
         """One prompt with its pictures (see view), as a batch of one: L is 2 marks and the picture's tokens for each
         reference, then PROMPT_TOKENS. Raises RequestError where the prompt has more."""
         words = self._spelled(prompt)
-        if len(words) > PROMPT_TOKENS:
-            raise RequestError("prompt_tokens", value=len(words), limit=PROMPT_TOKENS)
+        check_tokens(words)
         seen = self.image_processor(references, return_tensors="pt")
         grid = seen["image_grid_thw"]
         before, start = self._before((grid.prod(-1) // self.image_processor.merge_size**2).tolist())
@@ -74,8 +71,7 @@ class Qwen(Mllm):
         """Token ids of the prompt, quoted text character by character; <|image_pad|> in a prompt is text, no token."""
         parts = QUOTED.split(APOSTROPHE.sub(HIDDEN, prompt))
         words = [piece for i, part in enumerate(parts) for piece in (part if i % 2 else [part])]
-        plain = {"add_special_tokens": False, "split_special_tokens": True}
-        return [token for word in words for token in self.tokenizer.encode(word.replace(HIDDEN, "'"), **plain)]
+        return [token for word in words for token in self.tokenizer.encode(word.replace(HIDDEN, "'"), **PLAIN)]
 
     def _positions(self, ids: Tensor, mask: Tensor, grid: Tensor) -> Tensor:
         """Positions (3, 1, L) in time, row and column, which picture tokens need; padding is at 1.

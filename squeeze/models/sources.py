@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from .failures import reason, refusals, trouble
 from .profiles import Profile, Source
 
 T = TypeVar("T")
@@ -106,14 +107,18 @@ def check_weights(part: Located) -> None:
 
 
 def read_part(part: Located, reader: Callable[[Path], T]) -> T:
-    """Runs a reader on a folder; whatever goes wrong inside becomes a sentence that names the folder."""
+    """Runs a reader on a folder; whatever goes wrong with its files becomes a sentence that names the folder. What goes
+    wrong with the device is raised as it is."""
+    before = refusals()
     try:
         return reader(part.path)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # readers of four libraries raise a dozen types for a damaged file
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise LoadError(f"The weights in {part.path} are damaged or incomplete ({reason}). {part.restore}") from error
+        if trouble(error):
+            raise
+        if refusals() > before:  # transformers goes on where it cannot quantise a weight, and then blames the file
+            raise torch.OutOfMemoryError(f"The device was full while {part.path} was read.") from error
+        why = reason(error)
+        raise LoadError(f"The weights in {part.path} are damaged or incomplete ({why}). {part.restore}") from error
 
 
 def _missing(folder: Path) -> list[str]:
@@ -223,8 +228,7 @@ def _why(error: Exception, repo: str, revision: str) -> str:
             f"{repo} at revision {revision!r} is not whole on this machine and the hub cannot be reached. Connect it, "
             f"or copy the files over and name their folder with --weights."
         )
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return f"{repo} could not be fetched ({reason}). Look at {page}, make room on the disk, and start again."
+    return f"{repo} could not be fetched ({reason(error)}). Look at {page}, make room on the disk, and start again."
 
 
 def _fingerprint(path: Path) -> str:
