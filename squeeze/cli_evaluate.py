@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +24,8 @@ from .request import RequestError
 WAIT = datetime.timedelta(days=30)  # that a process which is done waits for the others; torch's own is minutes
 TABLE_NAMES = ("thresholds", "conditions", "late_text", "sweep", "aggregation", "layers", "training")
 ASKED = ("balance", "cfg", "steps")  # fields of Request that can be set for a whole evaluation
+CASES = 200  # of `plush` and of each row of a table
+UNUSED = {"photos": ("n", "out"), "parts": ("out", "sheet", *ASKED)}  # what these ways of `plush` have no use for
 
 
 def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
@@ -31,7 +34,7 @@ def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
     worlds = score.add_subparsers(required=True, metavar="BENCHMARK")
 
     toys = worlds.add_parser("plush", help="the embedded model on held-out toys and prompts")
-    toys.add_argument("--n", type=int, default=200, help="number of cases")
+    toys.add_argument("--n", type=int, help=f"number of cases; {CASES} if left out")
     toys.add_argument("--out", type=Path, help="keep each case in this folder, so that a stopped run goes on")
     instead = toys.add_mutually_exclusive_group()
     instead.add_argument("--parts", action="store_true", help="measure probe, VAE and MLLM by themselves instead")
@@ -45,7 +48,7 @@ def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
 
     table = worlds.add_parser("table", help="the paper's tables in miniature, by the embedded model")
     table.add_argument("name", choices=TABLE_NAMES)
-    table.add_argument("--n", type=int, default=200, help="number of cases a row")
+    table.add_argument("--n", type=int, default=CASES, help="number of cases a row")
     table.add_argument(
         "--out", type=Path, default=Path("runs/tables"), help="cases and variants; a stopped run goes on"
     )
@@ -86,16 +89,15 @@ def _plush(options: argparse.Namespace) -> int:
     from .evaluation import parts, plush
     from .evaluation.records import Records
 
+    _check_plush(options)
     if options.photos:
         return _photos(options)
 
-    profile = find_profile("plush")
-    if options.n < 1:
-        raise RequestError("count", value=options.n)
+    profile, count = find_profile("plush"), options.n or CASES
     models = load(profile, options.weights)
-    probe, full = parts.load_instruments(models)
+    probe = parts.load_probe(models)
     if options.parts:
-        figures: dict[str, Any] = parts.evaluate_parts(models, probe, full, options.n)
+        figures: dict[str, Any] = parts.evaluate_parts(models, probe, parts.load_full(models), count)
         print(json.dumps(figures, indent=None if options.json else 1))
         return 0
     asked = _asked(options)
@@ -104,35 +106,56 @@ def _plush(options: argparse.Namespace) -> int:
         asked["seed"] = made["seed"] = plush.SELECTION_SEED
     records = Records(options.out) if options.out else None
     if records:  # the number of cases decides which they are
-        records.claim(json.loads(json.dumps({"benchmark": "plush", **made, "n": options.n})))
+        records.claim(json.loads(json.dumps({"benchmark": "plush", **made, "n": count})))
     drawn = []
-    for result in plush.evaluate(models, probe, options.n, records=records, **asked):
+    for result in plush.evaluate(models, probe, count, records=records, **asked):
         drawn.append(result)
-        _progress(len(drawn), options.n)
+        _progress(len(drawn), count)
     figures = made | plush.summary(drawn)
-    turned = list(plush.evaluate(models, probe, max(1, options.n // 4), free=True, records=records, **asked))
+    turned = list(plush.evaluate(models, probe, max(1, count // 4), free=True, records=records, **asked))
     figures["copy_paste"] = plush.copy_paste(turned)
     print(json.dumps(figures) if options.json else plush.as_markdown(figures))
-    if options.sheet:
-        plush.sheet(drawn).save(options.sheet)
+    _write_sheet(options.sheet, drawn)
     return 0
 
 
 def _photos(options: argparse.Namespace) -> int:
-    from .evaluation import parts, photos, plush
+    from .evaluation import parts, photos
     from .evaluation.subjects import read_bench
 
     bench = read_bench(options.photos)
     for sentence in bench.skipped:
         print(f"Skipped {sentence}", file=sys.stderr)
     models = load(find_profile("plush"), options.weights)
-    probe, _ = parts.load_instruments(models)
-    drawn = list(photos.evaluate(models, probe, bench, **_asked(options)))
-    figures = {"profile": "plush", "revision": models.revision, **_asked(options), **photos.summary(drawn)}
+    drawn = list(photos.evaluate(models, parts.load_probe(models), bench, **_asked(options)))
+    figures = {"profile": "plush", "revision": models.revision, "data": bench.fingerprint, **_asked(options)}
+    figures |= photos.summary(drawn, bench.skipped)
     print(json.dumps(figures) if options.json else photos.as_markdown(figures))
-    if options.sheet:
-        plush.sheet(drawn).save(options.sheet)
+    _write_sheet(options.sheet, drawn)
     return 0
+
+
+def _write_sheet(path: Path | None, drawn: list[Any]) -> None:
+    from .evaluation.plush import sheet
+    from .evaluation.records import whole
+
+    if path:
+        with whole(path) as part:
+            sheet(drawn).save(part, format="PNG")
+
+
+def _check_plush(options: argparse.Namespace) -> None:
+    """Raises RequestError or EvaluationError for flags that make no sense."""
+    from .evaluation.records import EvaluationError
+
+    if options.n is not None and options.n < 1:
+        raise RequestError("count", value=options.n)
+    for way, names in UNUSED.items():
+        given = [name for name in names if getattr(options, name) is not None]
+        if getattr(options, way) and given:
+            raise EvaluationError(f"--{given[0]} has no use with --{way}. Leave one of the two out.")
+    if options.sheet and options.sheet.suffix.lower() != ".png":
+        raise RequestError("out_suffix", value=options.sheet)
 
 
 def _table(options: argparse.Namespace) -> int:
@@ -144,6 +167,9 @@ def _table(options: argparse.Namespace) -> int:
     for name in ("steps", "processes"):
         if getattr(options, name) < 1:
             raise EvaluationError(f"--{name} must be at least 1, not {getattr(options, name)}.")
+    if tables.BATCH % options.processes:
+        raise EvaluationError(f"--processes must divide a batch of {tables.BATCH}, and {options.processes} does not.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a training of ours must not go on by itself
     rows = []
     for row in tables.run_table(
         options.name, find_profile("plush"), options.n, options.out, steps=options.steps,

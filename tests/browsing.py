@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -12,8 +13,9 @@ from PIL import Image
 from squeeze.models.profiles import ASSETS
 
 EXAMPLE = min((ASSETS / "examples").glob("*.png"))
-ENDED = '.status:not([data-old]):is([data-state="done"], [data-state="failed"])'
-SLOW = 30_000  # milliseconds until a wait is a failure; a busy machine needs seconds
+ENDED = '.status:is([data-state="done"], [data-state="failed"])'
+ENDS = """gradio_config.dependencies.filter(({api_name}) => /^(made|ended)/.test(api_name)).map(({id}) => id)"""
+SLOW = 60_000  # milliseconds until a wait is a failure; a busy machine needs seconds
 
 
 def opened(address, context):
@@ -24,7 +26,19 @@ def opened(address, context):
     page.on("pageerror", lambda error: page.written.append(str(error)))
     page.goto(address)
     alive(page)
+    ends = page.evaluate(ENDS)
+    page.rests = page.before = 0  # runs that have come to rest, all and those before the latest press
+    page.on("requestfinished", lambda asked: rest(page) if of(asked) in ends else None)
     return page
+
+
+def of(asked):
+    """Which handler of the page a request without a queue is for; None for any other."""
+    return asked.post_data_json["fn_index"] if asked.url.endswith("/run/predict") else None
+
+
+def rest(page):
+    page.rests += 1
 
 
 def alive(page):
@@ -67,10 +81,11 @@ def set_steps(page, steps):
     pytest.fail(f"the steps slider does not take {steps}")
 
 
-def start(page, button="#generate"):
-    """Presses it; what the status line says of the run before is marked as old."""
-    page.evaluate("document.querySelector('.status').dataset.old = true")
-    page.click(button)
+def start(page, press="#generate"):
+    """Presses a button, or does what else is given; what comes to rest from now on is this run. The status line cannot
+    tell: gradio leaves it as it is where a run says in the end what the one before it said."""
+    page.before = page.rests
+    page.click(press) if isinstance(press, str) else press()
 
 
 def drawn(page):
@@ -86,10 +101,19 @@ def filled(page, steps):
     page.wait_for_selector(f".timeline[data-busy=true] .steps i.on >> nth={steps - 1}", state="attached")
 
 
+def rested(page):
+    """Waits until the run that was started last has ended in one way or another."""
+    until = time.monotonic() + SLOW / 1000
+    while page.rests == page.before:
+        assert time.monotonic() < until, f"the run does not end; the page says {line(page)!r}"
+        page.wait_for_timeout(5)
+    page.wait_for_selector("#generate:enabled")
+
+
 def ended(page):
     """The status line after the run."""
+    rested(page)
     page.wait_for_selector(ENDED)
-    page.wait_for_selector("#generate:enabled")
     return line(page)
 
 

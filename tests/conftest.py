@@ -2,14 +2,7 @@
 and a browser."""
 
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from dataclasses import replace
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny products gain nothing from threads
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
@@ -18,14 +11,13 @@ import pytest
 from browsing import opened
 from pictures import SIDE
 from pressing import BALANCE
+from serving import CAMERA, FLAGS, NO_CHROMIUM, chromium, serving
 from tiny import make_request, random_picture, tiny_profile, write_models
 
 from squeeze.checks import SENTENCES, inspect
 from squeeze.models.loading import load
 from squeeze.ui.handlers import Handlers
 from squeeze.ui.timeline import state
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -115,12 +107,6 @@ def form(tmp_path):
 # --- the page and a browser -----------------------------------------------------------------------------------------
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
     """The folder of the server's uploads and pictures."""
@@ -130,47 +116,23 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="session")
 def server(files):
     """The address of `python app.py`, started once."""
-    port, log = free_port(), files.parent / "log"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(files)}
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, ROOT / "app.py", "--port", str(port)],
-            cwd=log.parent,
-            env=environment,
-            stdout=out,
-            stderr=out,
-        )
-    address, began = f"http://127.0.0.1:{port}", time.monotonic()
-    while True:
-        try:
-            urllib.request.urlopen(address).close()
-            break
-        except OSError:
-            ended = process.poll() is not None
-            assert not ended, f"app.py ended at once: {log.read_text()[-2000:]}"
-            assert time.monotonic() - began < 90, f"app.py does not answer after 90 s: {log.read_text()[-2000:]}"
-            time.sleep(0.1)
-    yield address
-    process.terminate()
-    process.wait(10)
-    written = log.read_text()
+    with serving(files.parent) as (address, _):
+        yield address
+    written = (files.parent / "log").read_text()
     assert "Traceback" not in written, f"A visitor's slip printed a traceback on the server: {written[-3000:]}"
 
 
 @pytest.fixture(scope="session")
 def browser():
-    """A headless Chromium; without one these tests are skipped, except on CI."""
+    """A headless Chromium with a camera; without one these tests are skipped, except on CI."""
     from playwright.sync_api import sync_playwright
 
-    path = "/usr/bin/chromium" if os.path.exists("/usr/bin/chromium") else shutil.which("chromium")
-    if path is None:
-        message = "There is no Chromium to drive the page with. Install it, for example: apt-get install chromium"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    if (path := chromium()) is None:
+        pytest.fail(NO_CHROMIUM) if os.environ.get("CI") else pytest.skip(NO_CHROMIUM)
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=flags)
-        yield chromium
-        chromium.close()
+        started = playwright.chromium.launch(executable_path=path, args=FLAGS + CAMERA)
+        yield started
+        started.close()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The API of a running page, as scripts call it."""
 
 import json
+import shutil
+import subprocess
 import tempfile
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -8,26 +10,13 @@ from pathlib import Path
 
 import pytest
 from browsing import EXAMPLE, SLOW
+from serving import caller
 
 from squeeze.models.profiles import ASSETS, PROFILES
 from squeeze.recipe import read_png, to_text
 from squeeze.recipe_forms import to_client
 
 PROFILE = PROFILES["plush"]
-
-
-def caller(server):
-    """A visitor of the API: calls /generate as a script does."""
-    from gradio_client import Client, handle_file
-
-    client = Client(server, verbose=False)
-
-    def generate(**changed):
-        asked = {"prompt": "in the snow", "balance": [0, 0.5, 1], "steps": 4, "cfg": 2.5, "seed": 1}
-        reference = handle_file(EXAMPLE)
-        return client.predict(**{"reference": reference} | asked | changed, api_name="/generate")
-
-    return generate
 
 
 @pytest.fixture(scope="session")
@@ -160,6 +149,46 @@ def test_bad_api_values_get_a_sentence(call, changed, said):
     with pytest.raises(AppError) as error:
         call(**changed)
     assert said in str(error.value), f"{changed}: {error.value}"
+
+
+def test_helpers_stay_private(server):
+    from gradio_client import Client
+
+    offered = Client(server, verbose=False).view_api(return_format="dict", print_info=False)
+    assert set(offered["named_endpoints"]) == {"/generate", "/recipe"}
+    assert not offered["unnamed_endpoints"]
+    parameters = offered["named_endpoints"]["/generate"]["parameters"]
+    assert {one["parameter_name"] for one in parameters if not one["parameter_has_default"]} == {"reference", "prompt"}
+
+
+def readme(server, begins):
+    """The README's example that begins so, for this server and the example toy."""
+    blocks = (Path(__file__).parents[1] / "README.md").read_text().split("```")[1::2]
+    (block,) = (block.strip() for block in blocks if block.strip().startswith(begins))
+    return block.replace("http://127.0.0.1:7860", server).replace("toy.png", str(EXAMPLE))
+
+
+def test_the_readmes_client_example_runs(server):
+    said = {}
+    exec(readme(server, "from gradio_client"), said)
+    assert read_png(Path(said["picture"])) == said["recipe"]
+
+
+def test_the_readmes_curl_example_runs(server):
+    if shutil.which("curl") is None:
+        pytest.skip("There is no curl here")
+
+    def asked(command):
+        return subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True).stdout
+
+    upload, call, wait = readme(server, "curl").splitlines()
+    (path,) = json.loads(asked(upload))
+    event = json.loads(asked(call.replace("PATH", path)))["event_id"]
+    said = asked(wait.replace("EVENT_ID", event))
+    address, recipe = json.loads(said.rpartition("event: complete\ndata: ")[2].splitlines()[0])
+    with urllib.request.urlopen(address["url"]) as file:
+        assert file.read(4) == b"\x89PNG"
+    assert (recipe["prompt"], recipe["seed"]) == ("in the snow", 7)
 
 
 def uploaded(server):

@@ -6,10 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from squeeze.cli import main
-from squeeze.evaluation import plush
+from squeeze.evaluation import parts, plush
+from squeeze.plush.probe import Probe
+from squeeze.training.data import draw_cases, draw_labelled, to_unit
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "plush"
 COMMAND = ["evaluate", "plush", "--n", "4", "--steps", "1", "--json"]
@@ -126,6 +129,68 @@ def test_cases_for_choosing_are_others(tmp_path, capsys):
     assert "seed" not in said[0]
     assert main([*COMMAND, "--out", str(tmp_path / "out")]) == 0
     assert main([*COMMAND, "--selection", "--out", str(tmp_path / "out")]) == 2
+
+
+def test_each_case_has_a_toy_of_its_own():
+    """Then a bootstrap over cases is one over toys."""
+    seeds = (plush.CASES_SEED, plush.CASES_SEED + 3, plush.SELECTION_SEED, plush.SELECTION_SEED + 3)
+    shapes = torch.cat([draw_cases(500, seed, held_out=True).toys.shape for seed in seeds])
+    assert len(shapes.unique(dim=0)) == 2000, "two cases share a toy"
+
+
+def _other_size(probe: Path) -> None:
+    (probe / "config.json").write_text((probe / "config.json").read_text().replace('"size": 64', '"size": 32'))
+
+
+def _cut(probe: Path) -> None:
+    weights = next(probe.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize("damage", [shutil.rmtree, _other_size, _cut])
+def test_a_probe_that_does_not_serve_gets_a_sentence(damage, tmp_path, capsys):
+    other = Path(shutil.copytree(ASSETS, tmp_path / "other"))
+    damage(other / "probe")
+    assert main([*COMMAND, "--weights", str(other), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert str(other / "probe") in said
+    assert "train plush --part probe" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--parts", "--out", "kept"], "--out has no use with --parts"),
+        (["--parts", "--steps", "2"], "--steps has no use with --parts"),
+        (["--parts", "--cfg", "2"], "--cfg has no use with --parts"),
+        (["--parts", "--sheet", "a.png"], "--sheet has no use with --parts"),
+        (["--n", "0"], "at least 1, not 0"),
+        (["--sheet", "a.jpg"], "ends in .png"),
+        (["--weights", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_mistakes_get_a_sentence(more, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "plush", *more]) == 2
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "a mistake left something"
+
+
+def test_a_sheet_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([*COMMAND[:2], "--n", "1", "--steps", "1", "--sheet", str(tmp_path / "file" / "a.png")]) == 2
+    assert "a.png was not written" in capsys.readouterr().err
+
+
+def test_what_no_render_shows_has_no_rate():
+    """JSON knows no NaN."""
+    truth = draw_labelled(2, 0, 64)
+    read = parts._probe_figures(Probe(widths=(4, 4, 4, 4)).eval(), to_unit(truth["pixels"]), truth | {
+        "belly": torch.full_like(truth["belly"], -1)
+    })  # fmt: skip
+    assert read["belly"] is None
+    assert 0 <= read["place"] <= 1
 
 
 def test_every_figure_has_an_interval(capsys):

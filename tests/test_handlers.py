@@ -4,15 +4,19 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from pictures import good
 from pressing import ANN, BALANCE, BOB, PARTS, whole
 from tiny import random_picture
 
+from squeeze.events import Finished
 from squeeze.images import content_hash, open_picture
 from squeeze.pipeline import generate
 from squeeze.recipe import write_png
 from squeeze.ui import recipes
 from squeeze.ui.handlers import Going
+from squeeze.ui.show import closing_line
 from squeeze.ui.timeline import state
+from squeeze.ui.visits import Run
 
 OTHER = (1.0, 1.0, 0.25)
 
@@ -266,6 +270,16 @@ def test_a_browsers_history_may_hold_anything(handlers, form):
     for index in (None, -1, 1, "0", True, 1.0):
         with pytest.raises(recipes.RecipeError):
             recipes.from_past([recipe], index)
+
+
+def test_a_copy_of_the_reference_gets_a_preset_that_helps(request_for):
+    copied, other = random_picture(0, 64, 64), random_picture(1, 64, 64)
+    for balance, preset in (((1.0, 1.0, 1.0), "paper"), (BALANCE, "meaning")):
+        asked = request_for(references=(other, copied), balance=balance)
+        run_of_it = Run(id="1", request=asked, counts=(2, 2, 2))
+        said = [closing_line(Finished(image=one, recipe={}, seconds=1.0), run_of_it) for one in (copied, good())]
+        assert said[0].endswith(f"try the preset {preset}.")
+        assert said[1] == f"Done in 1.0 s · seed {asked.seed}"
 
 
 # --- what is kept ---------------------------------------------------------------------------------------------------

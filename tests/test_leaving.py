@@ -1,10 +1,13 @@
-"""A closed tab is really heard: the visit is forgotten, also in the middle of a run. The page runs in this process."""
+"""What is left is really forgotten: the visit of a closed tab, also in the middle of a run; kept runs; old files. The
+page runs in this process."""
 
 import threading
+import time
 
 import pytest
-from browsing import SLOW, opened, set_steps
-from conftest import free_port
+from browsing import SLOW, drawn, ended, opened, set_steps, start
+from measure_page import contents
+from serving import caller, free_port
 from tiny import random_picture
 
 from squeeze.ui.page import build, launch
@@ -28,6 +31,45 @@ def heard(monkeypatch):
     monkeypatch.setattr(Visits, "__init__", init)
     monkeypatch.setattr(Visits, "leave", forget)
     return made, left
+
+
+def test_a_branch_on_a_run_that_is_gone_gets_a_sentence(models, browser, heard, tmp_path):
+    (made, _), blocks = heard, build(models)
+    random_picture(0).save(tmp_path / "toy.png")
+    try:
+        page = opened(launch(blocks, "127.0.0.1", free_port()), browser.new_context())
+        page.set_input_files("#reference input[type=file]", tmp_path / "toy.png")
+        page.wait_for_selector("#looked .check")
+        page.fill("#prompt textarea", "a toy")
+        set_steps(page, 3)
+        drawn(page)
+        page.click(".frame >> nth=0")
+        page.wait_for_selector("#branch:enabled")
+        made[0]._visits.clear()  # as the bounds do where others need the room
+        start(page, "#branch")
+        assert "no longer kept" in ended(page)
+        assert page.is_disabled("#branch")
+        drawn(page)
+        assert not page.written
+        page.context.close()
+    finally:
+        blocks.close()
+
+
+def test_files_are_deleted_when_they_are_old(models, monkeypatch, tmp_path):
+    """Uploads, examples, pictures: the bound is what an hour brings."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
+    monkeypatch.setattr("squeeze.ui.page.CACHE", (1, 2))
+    blocks = build(models)
+    try:
+        caller(launch(blocks, "127.0.0.1", free_port()))(prompt="a toy", steps=2)
+        assert contents(tmp_path / "files"), "the test looks in the wrong place"
+        until = time.monotonic() + SLOW / 1000
+        while left := contents(tmp_path / "files"):
+            assert time.monotonic() < until, f"these stay for ever: {left}"
+            time.sleep(0.1)
+    finally:
+        blocks.close()
 
 
 def test_a_closed_tab_forgets_the_visit(models, browser, heard, tmp_path):

@@ -149,14 +149,21 @@ def test_links_that_are_wrong_get_a_sentence(visit, made):
     drawn(page)
 
 
+def test_a_link_whose_subject_is_not_here_asks_for_it(visit, made):
+    digest = "0123456789abcdef"
+    page = visit(f"/?{to_query(made[1] | {'references': [digest]})}")
+    page.wait_for_selector(f".status[data-state=failed] .line:has-text('{digest}')")
+    assert controls(page)["seed"] == made[1]["seed"], "the rest is set"
+    assert page.locator("#reference img").count() == 0
+
+
 def bad_files(recipe, folder):
     """Files that are no recipe of this page's, and what is said of each."""
     resaved = folder / "plain.png"
     resaved.write_bytes(saved(noise(), "PNG"))
     cut = folder / "cut.png"
     cut.write_bytes(write_png(noise(), recipe, folder / "whole.png").path.read_bytes()[:60])
-    newer = folder / "newer.json"
-    newer.write_text(json.dumps(recipe | {"version": 2}))
+    newer = write_png(noise(), recipe | {"version": 2}, folder / "newer.png").path
     huge = folder / "huge.json"
     huge.write_text("a" * 10_000_000)
     other = write_png(noise(), recipe | {"profile": "<i>paper</i>"}, folder / "other.png").path

@@ -1,5 +1,6 @@
 """The page in a real browser, as a visitor meets it: a whole run, the layout, mistakes, uploads."""
 
+import io
 import urllib.request
 
 import numpy as np
@@ -42,7 +43,6 @@ def test_a_run_from_example_to_download(page, tmp_path):
     )
     places = [page.locator(part).bounding_box() for part in ("#view", "#timeline", "#foot", "#tune")]
     start(page)
-    page.wait_for_selector(".view[data-state=running]")
     said = ended(page)
     assert said.startswith("Done in"), f"the run ended with: {said}"
     moved = [page.locator(part).bounding_box() for part in ("#view", "#timeline", "#foot", "#tune")]
@@ -74,8 +74,7 @@ def test_enter_submits_and_a_fixed_seed_gives_the_same_picture(page):
     page.fill("#seed input", str(2**53 - 1))
     pictures = []
     for _ in range(2):
-        page.evaluate("document.querySelector('.status').dataset.old = true")
-        page.press("#prompt textarea", "Enter")
+        start(page, lambda: page.press("#prompt textarea", "Enter"))
         said = ended(page)
         assert said.endswith(str(2**53 - 1)), f"asked for seed 2^53 - 1, the page says {said!r}"
         pictures.append(page.get_attribute(".view img", "src"))
@@ -203,6 +202,16 @@ def test_a_picture_from_the_clipboard(idle):
     page.wait_for_selector("#looked .check")  # what is pasted is looked at as an upload is
 
 
+def test_a_picture_from_the_camera(idle):
+    if idle.locator("#reference img").count():
+        idle.click("#reference button[aria-label='Remove Image']")
+    idle.click("#reference button[aria-label='Capture from camera']")
+    idle.click("#reference button:has-text('Click to Access Webcam')")
+    idle.click("#reference button[aria-label='capture photo']")
+    idle.wait_for_selector("#reference img")
+    idle.wait_for_selector("#looked .check")
+
+
 # --- slider, preset, timeline and steps -----------------------------------------------------------------------------
 
 
@@ -297,3 +306,20 @@ def test_the_film_is_scrubbed_and_a_frame_branched_from(page):
     assert drawn(page) == branch, "Generate after a branch draws another picture"
     tab(page, "Compare")
     page.wait_for_selector("#compare img >> nth=1")
+    old = sides(page)
+    assert [*map(pixels, old)] == [pixels(branch)] * 2
+    set_steps(page, 3)
+    newest = drawn(page)
+    page.wait_for_function(
+        "old => [...document.querySelectorAll('#compare img')].some(img => !old.includes(img.src))", arg=old
+    )
+    assert {*map(pixels, sides(page))} == {pixels(branch), pixels(newest)}, "two other pictures are compared"
+
+
+def sides(page):
+    return page.locator("#compare img").evaluate_all("all => all.map(img => img.src)")
+
+
+def pixels(address):
+    with urllib.request.urlopen(address) as file:
+        return Image.open(io.BytesIO(file.read())).convert("RGB").tobytes()

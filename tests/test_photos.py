@@ -36,11 +36,39 @@ def test_each_subject_gives_a_picture_and_the_same_every_time(tmp_path, capsys):
     assert said[0] == said[1]
     assert sheets[0].read_bytes() == sheets[1].read_bytes()
     assert said[0]["photos"] == 3
+    assert [sentence.split(":")[0] for sentence in said[0]["skipped"]] == ["can/00.jpg"], "not counted"
     assert list(said[0]["confidence"]) == ["can", "dog", "grey_sloth_plushie"]
     with Image.open(sheets[0]) as sheet:
         assert sheet.size == (8 * 132, 266)
-    assert main([*COMMAND, str(tmp_path / "nowhere")]) == 2
-    assert "There is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--n", "24"], "--n has no use with --photos"),
+        (["--out", "kept"], "--out has no use with --photos"),
+        (["--balance", "0,1"], "three numbers"),
+        (["--cfg", "0"], "CFG must be"),
+        (["--sheet", "sheet.jpg"], "ends in .png"),
+        (["--weights", "nowhere"], "there is no folder nowhere"),
+        (["--photos", "nowhere"], "There is no folder nowhere"),
+    ],
+)
+def test_mistakes_get_a_sentence(more: list[str], says: str, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*COMMAND, str(write_bench(tmp_path / "data")), *more]) == 2
+    out, err = capsys.readouterr()
+    assert says in err
+    assert out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["data"], "a mistake left something"
+
+
+def test_photos_of_strange_shapes_give_toys(tmp_path, capsys):
+    data = write_bench(tmp_path / "data")
+    Image.new("RGB", (1, 1)).save(data / "can" / "00.jpg")
+    Image.new("L", (3000, 1), 200).save(data / "dog" / "00.jpg")
+    assert main([*COMMAND, str(data)]) == 0
+    assert json.loads(capsys.readouterr().out)["photos"] == 3
 
 
 def test_what_cannot_show_is_not_judged(tmp_path, monkeypatch):
@@ -60,6 +88,9 @@ def test_the_border_counts():
     assert figures["sure"] == 2
     assert "2 of 3" in photos.as_markdown(figures)
     assert "| dog | 79% |" in photos.as_markdown(figures)
+    assert "Skipped" not in photos.as_markdown(figures)
+    some = summary([photo("can", 0.8)], ["dog/00.jpg: damaged", "cat: no photo"])
+    assert "Skipped: 2\n\n- dog/00.jpg: damaged\n- cat: no photo" in photos.as_markdown(some)
 
 
 @pytest.mark.skipif("DREAMBENCH_DIR" not in os.environ, reason="DREAMBENCH_DIR names no folder of real photos")

@@ -2,8 +2,8 @@
 
 import pytest
 from browsing import drawn, ended, opened, pick, set_steps, shown_recipe, start, tab
-from conftest import free_port
 from gradio_client import Client, handle_file
+from serving import free_port
 from tiny import random_picture
 
 from squeeze.images import content_hash

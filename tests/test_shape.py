@@ -5,7 +5,7 @@ from pathlib import Path
 
 import axe_playwright_python
 import pytest
-from browsing import ask, drawn, ended, filled, line, pick, set_steps, start, tab
+from browsing import ask, drawn, ended, filled, line, pick, rested, set_steps, start, tab
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
@@ -61,7 +61,9 @@ def test_axe_finds_nothing_in_any_state(still):
         start(page)
         filled(page, 2)
         said += look(page, "running", [mode])
-        ended(page)
+        page.click("#stop")
+        rested(page)
+    said += look(page, "stopped")
     set_steps(page, 4)
     drawn(page)
     said += look(page, "done")
@@ -97,6 +99,28 @@ def test_generate_picture_and_status_stand_on_the_first_screen(page):
     for part in ("#generate", "#view", "#timeline", "#status", "#download"):
         box = page.locator(part).bounding_box()
         assert box["y"] + box["height"] <= 720, f"{part} ends at {box['y'] + box['height']:.0f} of 720 px"
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 720)])
+def test_generate_and_the_preview_are_both_on_the_screen_after_the_click(page, width, height):
+    page.set_viewport_size({"width": width, "height": height})
+    ask(page, steps=100)
+    start(page)
+    filled(page, 2)
+    boxes = {part: page.locator(part).bounding_box() for part in ("#generate", "#view img")}
+    out = [part for part, box in boxes.items() if box["y"] < 0 or box["y"] + box["height"] > height]
+    assert not out, f"of {boxes} not on the screen of {width} x {height}: {out}"
+
+
+def test_reduced_motion_is_respected(still):
+    pick(still)
+    moving = still.evaluate(
+        """() => [...document.querySelectorAll('*')].filter(part => {
+            const style = getComputedStyle(part), animated = style.animationName !== 'none'
+            return parseFloat(style.transitionDuration) > 0.01 || animated && parseFloat(style.animationDuration) > 0.01
+        }).map(part => part.id || String(part.className))"""
+    )
+    assert not moving, f"these move all the same: {moving}"
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -178,7 +202,7 @@ def test_keys_start_and_stop_a_run(page, where, keys):
     assert page.is_enabled("#stop"), "Escape in a dialog stopped the run"
     page.keyboard.press("Escape")
     page.wait_for_selector(".status[data-state=stopped]")
-    page.wait_for_selector("#generate:enabled")
+    rested(page)
     page.keyboard.press("Escape")
     page.wait_for_timeout(300)
     assert line(page).startswith("Stopped"), "Escape did something though nothing runs"

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from browsing import ask, drawn, ended, filled, line, reload, set_steps, shown_recipe, start, tab
+from browsing import ask, drawn, ended, filled, line, reload, rested, set_steps, shown_recipe, start, tab
 
 
 def test_stop_frees_the_device_and_the_page(page):
@@ -12,7 +12,7 @@ def test_stop_frees_the_device_and_the_page(page):
     filled(page, 5)
     page.click("#stop")
     page.wait_for_selector(".status[data-state=stopped]")
-    page.wait_for_selector("#generate:enabled")
+    rested(page)
     done = page.locator(".timeline .steps i.on").count()
     assert done < 90, f"Stop came after {done} of 100 steps"
     page.wait_for_selector(".frame")
@@ -47,7 +47,7 @@ def test_stop_at_once_and_stop_too_late(page):
     page.click("#generate")
     page.click("#stop")  # as soon as it can be pressed
     page.wait_for_selector(".status[data-state=stopped]")
-    page.wait_for_selector("#generate:enabled")
+    rested(page)
     set_steps(page, 3)
     start(page)
     page.evaluate(  # in the browser, since no test is as quick as the last step
@@ -56,8 +56,7 @@ def test_stop_at_once_and_stop_too_late(page):
             seen.disconnect(); document.querySelector('#stop').click(); done();
         }).observe(document.querySelector('#timeline'), {subtree: true, attributes: true, childList: true}))"""
     )
-    page.wait_for_selector('.status:not([data-old]):is([data-state="done"], [data-state="stopped"])')
-    page.wait_for_selector("#generate:enabled")
+    rested(page)
     page.wait_for_selector("#stop:disabled")
     page.wait_for_timeout(300)
     finished = page.locator('.view[data-state="done"]').count() == 1
@@ -99,8 +98,7 @@ def test_generate_at_once_after_stop_leaves_the_page_in_order(page, pause):
 
 def test_a_double_click_and_enter_during_a_run_start_one_run(page):
     ask(page, steps=40)
-    page.evaluate("document.querySelector('.status').dataset.old = true")
-    page.dblclick("#generate")
+    start(page, lambda: page.dblclick("#generate"))
     filled(page, 3)
     page.press("#prompt textarea", "Enter")
     assert ended(page).startswith("Done in")

@@ -1,13 +1,20 @@
 """The tables: the paper's thresholds at our token count, rows that differ in what they say, variants really trained."""
 
 import json
+import os
+import shutil
+import signal
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from squeeze.cli import main
 from squeeze.evaluation import tables
-from squeeze.evaluation.tables import TABLES, scaled, train_variant
+from squeeze.evaluation.records import EvaluationError
+from squeeze.evaluation.tables import TABLES, run_table, scaled, train_variant
 from squeeze.models.aggregation import Aggregation
 from squeeze.models.profiles import PROFILES
 from squeeze.pipeline import default_request, plan
@@ -75,13 +82,79 @@ def test_a_variant_is_trained_once(tmp_path: Path, monkeypatch):
     assert Aggregation.from_pretrained(folder / "aggregation").config["read"] == [1, 2]
     told = json.loads((folder / "training.json").read_text())
     assert [run["part"] for run in told["runs"]] == ["phase1", "phase2"]
-    monkeypatch.setattr(tables.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(tables, "run_training", lambda command: pytest.fail("trained again"))
     assert train_variant(row.trained, PLUSH, tmp_path, steps=2, processes=1, seed=0) == folder
+
+
+TRAINER = """#!/bin/sh
+echo "$@" >> calls
+[ -e calm ] && exit 0
+trap 'sleep 1; touch "$(ls -d variants/*)/checkpoint-phase1.pt"; exit 130' INT
+while :; do sleep 0.1; done
+"""
+
+
+def test_a_stopped_training_keeps_its_checkpoint_and_goes_on(tmp_path: Path, monkeypatch):
+    """A stand-in for Python that takes a second to write its checkpoint when it is stopped."""
+    (tmp_path / "python").write_text(TRAINER)
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tables.sys, "executable", str(tmp_path / "python"))
+    wanted = rows("layers")[0].trained
+
+    def stop() -> None:
+        while not (tmp_path / "calls").exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(KeyboardInterrupt):
+        train_variant(wanted, PLUSH, tmp_path / "variants", steps=10, processes=1, seed=0)
+    kept = list(tmp_path.glob("variants/*/checkpoint-phase1.pt"))
+    assert len(kept) == 1, "the training was killed before it had written its checkpoint"
+    (tmp_path / "calm").touch()
+    assert train_variant(wanted, PLUSH, tmp_path / "variants", steps=10, processes=1, seed=0) == kept[0].parent
+    first, *later = (tmp_path / "calls").read_text().splitlines()
+    assert "--resume" not in first
+    assert [f"--resume {kept[0].parent}" in call for call in later] == [True, True], "the training began again"
+
+
+def test_variants_on_other_frozen_parts_are_not_mixed(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tables, "run_training", lambda command: 0)
+    wanted, other = rows("layers")[0].trained, Path(shutil.copytree(PLUSH.folder, tmp_path / "other"))
+    train_variant(wanted, PLUSH, tmp_path / "variants", steps=2, processes=1, seed=0)
+    weights = next((other / "vae").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes() + b"\0")
+    for profile, processes, says in ((replace(PLUSH, folder=other), 1, "vae"), (PLUSH, 2, "processes 1 there, 2 now")):
+        with pytest.raises(EvaluationError, match=f"results of another run: {says}"):
+            train_variant(wanted, profile, tmp_path / "variants", steps=2, processes=processes, seed=0)
+
+
+def test_a_table_of_other_weights_is_refused(tmp_path: Path, capsys):
+    row = tmp_path / "late_text" / "drop"
+    row.mkdir(parents=True)
+    (row / "run.json").write_text('{"benchmark": "plush", "revision": "another", "n": 2, "late_text": "drop"}')
+    assert main(["evaluate", "table", "late_text", "--n", "2", "--out", str(tmp_path)]) == 2
+    assert 'revision "another" there' in capsys.readouterr().err
+
+
+def test_seeds_and_steps_have_results_of_their_own(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tables, "train_variant", lambda *_: PLUSH.folder)
+    monkeypatch.setattr(tables, "measured", lambda *_: {})
+    for steps, seed in ((10, 0), (10, 1), (20, 0)):
+        list(run_table("layers", PLUSH, 1, tmp_path, steps=steps, seed=seed, only="early"))
+    assert {path.name for path in (tmp_path / "layers").iterdir()} == {"early-10-0", "early-10-1", "early-20-0"}
 
 
 @pytest.mark.parametrize(
     ("flags", "says"),
-    [(["--only", "no such"], "has no row"), (["--steps", "0"], "at least 1"), (["--n", "0"], "at least 1")],
+    [
+        (["--only", "no such"], "has no row"),
+        (["--steps", "0"], "at least 1"),
+        (["--n", "0"], "at least 1"),
+        (["--processes", "5"], "must divide a batch of 64"),
+    ],
 )
 def test_mistakes_get_a_sentence(flags: list[str], says: str, tmp_path: Path, capsys):
     assert main(["evaluate", "table", "layers", "--out", str(tmp_path), *flags]) == 2
@@ -89,9 +162,6 @@ def test_mistakes_get_a_sentence(flags: list[str], says: str, tmp_path: Path, ca
 
 
 def test_a_training_that_fails_is_said(tmp_path: Path, capsys, monkeypatch):
-    class Failed:
-        returncode = 1
-
-    monkeypatch.setattr(tables.subprocess, "run", lambda *_, **__: Failed())
+    monkeypatch.setattr(tables, "run_training", lambda command: 1)
     assert main(["evaluate", "table", "layers", "--out", str(tmp_path), "--steps", "1"]) == 2
     assert "ended with 1" in capsys.readouterr().err

@@ -114,6 +114,33 @@ def test_processes_train_one_model_together(tmp_path: Path):
     assert not list((tmp_path / "1").iterdir()), "only the first process writes"
 
 
+def test_a_kill_between_checkpoint_and_weights_is_mended(tmp_path: Path):
+    list(fit(Pulled(target=1.0, start=0.0), tmp_path, steps=3))
+    part, saved = Pulled(target=1.0, start=0.0), []
+    part.save = lambda model, folder: saved.append(model.weight.item())
+    assert list(fit(part, tmp_path, steps=3, resume=tmp_path)) == []
+    kept = torch.load(tmp_path / "checkpoint-pulled.pt", weights_only=True)
+    assert saved == [kept["ema"]["weight"].item()], "the finished training's weights were not written"
+
+
+def test_weights_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = VaePart().model
+    save_bf16(model, tmp_path / "vae")
+    (tmp_path / "vae" / "beside.txt").touch()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "vae").iterdir()}
+
+    def full(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text("{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(AutoencoderKL, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space"):
+        save_bf16(model, tmp_path / "vae")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "vae").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["vae"], "half-written weights were left"
+
+
 def test_stopping_writes_a_checkpoint(tmp_path: Path):
     part = make("probe")
     run = fit(part, tmp_path, steps=100)

@@ -11,6 +11,8 @@ from transformers import InternVLForConditionalGeneration
 
 from ..images import to_picture
 from ..models.loading import Models
+from ..models.parts import read_diffusers
+from ..models.sources import Located, read_part
 from ..plush.language import Question, ask_picture, ask_request
 from ..plush.probe import Probe, degrees_between
 from ..plush.render import render, visible
@@ -34,13 +36,13 @@ def evaluate_parts(models: Models, probe: Probe, full: InternVLForConditionalGen
     }
 
 
-def _probe_figures(probe: Probe, pixels: Tensor, truth: dict[str, Tensor]) -> dict[str, float]:
+def _probe_figures(probe: Probe, pixels: Tensor, truth: dict[str, Tensor]) -> dict[str, float | None]:
     reads = [probe.read(part) for part in pixels.split(64)]
-    figures = {}
+    figures: dict[str, float | None] = {}
     for name in reads[0].index:
         index = torch.cat([read.index[name] for read in reads])
         judged = truth[name] >= 0
-        figures[name] = round(float((index == truth[name])[judged].float().mean()), 4)
+        figures[name] = share((index == truth[name])[judged].tolist())
     error = degrees_between(torch.cat([read.azimuth for read in reads]), truth["azimuth"])
     return figures | {"facing_error_degrees": round(float(error.median()), 2)}
 
@@ -82,9 +84,18 @@ def _answers(
     return [tokenizer.decode([token for token in row if token not in (pad, stop)]) for row in said]
 
 
-def load_instruments(models: Models) -> tuple[Probe, InternVLForConditionalGeneration]:
-    """The probe and the MLLM with its lm_head, from the profile's folder, in float32 on the CPU."""
-    folder = models.profile.folder
-    probe = Probe.from_pretrained(folder / "probe", torch_dtype=torch.float32).eval()
-    full = InternVLForConditionalGeneration.from_pretrained(folder / "mllm", dtype=torch.float32).eval()
-    return probe, full
+def load_probe(models: Models) -> Probe:
+    """The probe that lies beside the profile's weights, in float32 on the CPU; raises LoadError where it is missing,
+    damaged or another version's."""
+    return read_part(_beside(models, "probe"), lambda path: read_diffusers(Probe, path, "float32")).eval()
+
+
+def load_full(models: Models) -> InternVLForConditionalGeneration:
+    """The profile's MLLM with its lm_head, in float32 on the CPU."""
+    kind = InternVLForConditionalGeneration
+    return read_part(_beside(models, "mllm"), lambda path: kind.from_pretrained(path, dtype=torch.float32)).eval()
+
+
+def _beside(models: Models, name: str) -> Located:
+    restore = f"Restore it from the project's repository, or train it: python -m squeeze train plush --part {name}"
+    return Located(path=models.profile.folder / name, origin="", restore=restore)

@@ -6,7 +6,7 @@ Nothing in a photo is true of the embedded world, so what is measured is how sur
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,13 +56,14 @@ def evaluate(models: Models, probe: Probe, bench: Bench, **asked: Any) -> Iterat
         )  # fmt: skip
 
 
-def summary(drawn: list[Photo]) -> dict[str, Any]:
-    """How many pictures the probe is sure of, and how sure it is of each."""
+def summary(drawn: list[Photo], skipped: Sequence[str] = ()) -> dict[str, Any]:
+    """How many pictures the probe is sure of, how sure it is of each, and what of the folder was `skipped`."""
     return {
         "photos": len(drawn),
         "sure": sum(one.confidence >= SURE for one in drawn),
         "least": SURE,
         "confidence": {one.subject: one.confidence for one in drawn},
+        "skipped": list(skipped),
     }
 
 
@@ -70,4 +71,7 @@ def as_markdown(figures: dict[str, Any]) -> str:
     """The summary as a table."""
     head = f"The probe is sure (at least {figures['least']:.0%}) of {figures['sure']} of {figures['photos']} pictures."
     rows = [f"| {name} | {value:.0%} |" for name, value in figures["confidence"].items()]
-    return "\n".join([head, "", "| photo of | confidence |", "|---|---:|", *rows])
+    skipped = [f"- {sentence}" for sentence in figures["skipped"]]
+    if skipped:
+        skipped = ["", f"Skipped: {len(skipped)}", "", *skipped]
+    return "\n".join([head, "", "| photo of | confidence |", "|---|---:|", *rows, *skipped])

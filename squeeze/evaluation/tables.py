@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,14 +16,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..balance import PRESETS, steps_per_stage
 from ..models.loading import Models, load
 from ..models.profiles import Profile
 from ..sampling import schedule, shift_for
+from ..training.run import revision
 from . import plush
-from .parts import load_instruments
+from .parts import load_probe
 from .records import EvaluationError, Records
 
+BATCH = 64  # samples of a training step, shared out among its processes
 PAPER_TOKENS = 4096  # the image tokens that the paper's thresholds belong to
 FREE = 4  # one case in so many is drawn again with the facing left open
 
@@ -111,8 +116,8 @@ def run_table(
     figures of `plush.summary` and `plush.copy_paste` over `count` cases.
 
     Everything is kept under `out`, variants too, and what is there already is not done again. Variants train for
-    `steps` in `processes`. `only` is the name of a single row. Raises EvaluationError where there is no such row or a
-    training fails.
+    `steps` in `processes`. `only` is the name of a single row. Raises EvaluationError where there is no such row, a
+    training fails, or what is there is another version's.
     """
     rows = TABLES[name][1](profile)
     if only is not None and only not in [row.name for row in rows]:
@@ -125,7 +130,8 @@ def run_table(
         )  # fmt: skip
         models = load(where)
         asked = {key: list(value) if isinstance(value, tuple) else value for key, value in row.asked.items()}
-        records = Records(out / name / row.name.replace(" ", "_").replace(",", ""))
+        place = row.name.replace(" ", "_").replace(",", "")
+        records = Records(out / name / (place if row.trained is None else f"{place}-{steps}-{seed}"))
         records.claim({"benchmark": "plush", "revision": models.revision, "n": count, **asked})
         figures = measured(models, count, records, row.asked)
         yield {"name": row.name, "asked": asked, "revision": models.revision, **figures}
@@ -133,33 +139,51 @@ def run_table(
 
 def measured(models: Models, count: int, records: Records, asked: dict[str, Any]) -> dict[str, Any]:
     """Draws and judges the cases of one row."""
-    probe, _ = load_instruments(models)
+    probe = load_probe(models)
     told = list(plush.evaluate(models, probe, count, records=records, **asked))
     free = list(plush.evaluate(models, probe, max(1, count // FREE), free=True, records=records, **asked))
     return plush.summary(told) | {"copy_paste": plush.copy_paste(free)}
 
 
 def train_variant(wanted: Trained, profile: Profile, folder: Path, steps: int, processes: int, seed: int) -> Path:
-    """The folder of a variant's weights, trained for `steps` in all unless that is done; a stopped one goes on."""
-    out = folder / f"{wanted.name.replace(' ', '_')}-{steps}-{seed}"
+    """The folder of a variant's weights, trained for `steps` in all unless that is done; a stopped one goes on. Raises
+    EvaluationError where a training fails, or where the variant was begun on other frozen parts."""
+    out, frozen = folder / f"{wanted.name.replace(' ', '_')}-{steps}-{seed}", ("mllm", "vae", "probe")
+    Records(out).claim({part: revision(profile.folder / part) for part in frozen} | {"processes": processes})
     if (out / "done").exists():
         return out
-    for part in ("mllm", "vae", "probe"):
+    for part in frozen:
         shutil.copytree(profile.folder / part, out / part, dirs_exist_ok=True)
+    device = "cuda" if torch.cuda.is_available() and processes == 1 else "cpu"  # processes would share one card
     for part, share in wanted.parts:
         goal = max(1, round(steps * share))
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command = [
             sys.executable, *(start if processes > 1 else []), "-m", "squeeze", "train", "plush", "--part", part,
-            "--steps", str(goal), "--seed", str(seed), "--batch", str(64 // processes), "--out", str(out),
-            *(["--resume", str(out)] if (out / "transformer").exists() else []), *wanted.flags,
+            "--steps", str(goal), "--seed", str(seed), "--batch", str(BATCH // processes), "--out", str(out),
+            "--device", device, *(["--resume", str(out)] if any(out.glob("checkpoint-*.pt")) else []), *wanted.flags,
         ]  # fmt: skip
-        root = Path(__file__).resolve().parents[2]
-        ran = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, stdout=sys.stderr)
-        if ran.returncode:
-            raise EvaluationError(f"The training of {wanted.name!r} ended with {ran.returncode}: {' '.join(command)}")
+        status = run_training(command)
+        if status:
+            raise EvaluationError(
+                f"The training of {wanted.name!r} ended with {status}; what it kept is in {out}, and the same command "
+                f"goes on from there. It was: {' '.join(command)}"
+            )
     (out / "done").touch()
     return out
+
+
+def run_training(command: list[str]) -> int:
+    """Runs a training in a process of its own; gives its exit status. A stop is handed on once, and waits until the
+    training has written its checkpoint."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    with subprocess.Popen(command, env=environment, stdout=sys.stderr, start_new_session=True) as training:
+        try:
+            return training.wait()
+        except KeyboardInterrupt:
+            training.send_signal(signal.SIGINT)
+            training.wait()
+            raise
 
 
 def as_markdown(name: str, rows: list[dict[str, Any]]) -> str:

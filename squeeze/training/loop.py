@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -204,7 +205,7 @@ def fit(
                 write()
                 saved = time.monotonic()
     finally:
-        if rank == 0 and step > first:
+        if rank == 0 and step > 0:  # also where nothing was left to do: a kill may have come between the two writes
             write()
 
 
@@ -229,8 +230,15 @@ def show_progress(progress: Iterator[Progress], name: str) -> Progress | None:
 
 def save_bf16(model: Any, folder: Path) -> None:
     """Writes a model in bf16, the form the project ships; the model itself is left as it is. Where it was loaded from
-    is not written: that is a folder of the machine that trained it."""
+    is not written: that is a folder of the machine that trained it. Each file is replaced whole or not at all."""
     shipped = copy.deepcopy(model).to(torch.bfloat16)
     if isinstance(shipped, ConfigMixin):
         shipped.register_to_config(_name_or_path="")
-    shipped.save_pretrained(folder)
+    new = folder.with_name(f".{folder.name}.new")
+    try:
+        shipped.save_pretrained(new)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in new.iterdir():
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

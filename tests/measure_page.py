@@ -1,0 +1,209 @@
+"""Measures what the page promises, on this machine: python tests/measure_page.py
+
+How soon a step is seen in Chromium, what many runs in a row leave behind, and whether visitors at once get what each
+gets alone. The page runs in a process of its own, which notes when its steps end and what it holds; the clock is the
+machine's, so both sides read the same. Prints a table; exits 1 where a picture changed because others were there.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import GeneratorType
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from browsing import ask, drawn, opened
+from serving import FLAGS, NO_CHROMIUM, caller, chromium, serving
+
+SCENES = ("on the beach", "in the snow", "in a room")
+FINISHED = 10**6  # in place of a step's number
+A_RUN_LEAVES = 2  # files: its PNG, and the comparison's copy of the picture
+A_PICTURE = 64 * 64 * 3 + 4096  # bytes at most, with its recipe
+
+# Notes every step that is painted: the message comes after the frame in which the picture stands.
+WATCH = """(finished) => {
+    window.painted = []
+    let last = 0
+    const view = document.querySelector('#view')
+    new MutationObserver(() => {
+        const alt = view.querySelector('img')?.alt ?? ''
+        const step = alt.startsWith('The finished') ? finished : Number(alt.match(/at step (\\d+)/)?.[1] ?? 0)
+        if (step === last) return
+        last = step
+        requestAnimationFrame(() => {
+            const {port1, port2} = new MessageChannel()
+            port1.onmessage = () => painted.push([step, Date.now() / 1000])
+            port2.postMessage(null)
+        })
+    }).observe(view, {subtree: true, childList: true, attributes: true})
+}"""
+
+
+def main(arguments=None):
+    flags = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    flags.add_argument("--runs", type=int, default=200, help="in a row on one page")
+    flags.add_argument("--visitors", type=int, default=20, help="at once")
+    flags.add_argument("--pictures", type=int, default=200, help="of all visitors together")
+    flags.add_argument("--steps", type=int, default=25, help="of each picture")
+    flags.add_argument("--port", type=int, help=argparse.SUPPRESS)  # to serve, as this script starts itself
+    asked = flags.parse_args(arguments)
+    if asked.port:
+        return serve(asked.port)
+    if chromium() is None:
+        sys.exit(NO_CHROMIUM)
+    with tempfile.TemporaryDirectory() as folder:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with serving(Path(folder), Path(__file__), **pipes) as (address, process):
+            one = alone_on_a_page(address, process, Path(folder) / "files", asked)
+            same = at_once(address, asked)
+    print(table(asked, one, same))
+    return 0 if same == asked.pictures else 1
+
+
+# --- in the process of the page -------------------------------------------------------------------------------------
+
+
+def serve(port):
+    """The page; answers every line on stdin with what can only be known inside, as a line of JSON."""
+    from squeeze import pipeline
+    from squeeze.models.loading import load
+    from squeeze.models.profiles import find_profile
+    from squeeze.ui.page import build, launch
+
+    ended, denoise = [], pipeline.denoise
+
+    def timed(*arguments):
+        for moved in denoise(*arguments):
+            ended.append((moved.index + 1, time.time()))
+            yield moved
+
+    pipeline.denoise = timed
+    page = build(load(find_profile("plush")))
+    launch(page, "127.0.0.1", port)
+    for _ in sys.stdin:
+        gc.collect()
+        held = gc.get_objects()
+        tasks = sum(issubclass(type(one), asyncio.Task) and not one.done() for one in held)
+        runs = sum(type(one) is GeneratorType and one.__name__ == "generate" for one in held)
+        inside = {"ended": ended, "tasks": tasks + runs, "memory": memory()}
+        print(json.dumps(inside), flush=True)
+        ended.clear()
+    return 0
+
+
+def memory():
+    """Bytes of this process that lie in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# --- visitors -------------------------------------------------------------------------------------------------------
+
+
+def look(process):
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+def alone_on_a_page(address, process, files, asked):
+    """What one visitor's runs in a row show and leave: delays of steps, steps that had pixels of their own, growth."""
+    from playwright.sync_api import sync_playwright
+
+    delays, own = [], 0
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        page = opened(address, browser.new_context(viewport={"width": 1280, "height": 720}))
+        ask(page, steps=asked.steps)
+        page.evaluate(WATCH, FINISHED)
+        for _ in range(2):  # the second fills what only a second picture needs: the comparison
+            drawn(page)
+        before, kept = rest(page, process), contents(files)
+        for _ in range(asked.runs):
+            page.evaluate("painted.length = 0")
+            drawn(page)
+            page.wait_for_function("finished => painted.some(([step]) => step === finished)", arg=FINISHED)
+            painted, ended = page.evaluate("painted"), look(process)["ended"]
+            delays += [next(at for step, at in painted if step >= number) - then for number, then in ended]
+            own += sum(step != FINISHED for step, _ in painted)
+        after = rest(page, process)
+        left = [size for path, size in contents(files).items() if path not in kept]
+        browser.close()
+    return {
+        "delay": statistics.median(delays), "slow": statistics.quantiles(delays, n=20)[-1], "own": own,
+        "steps": len(delays), "files": len(left), "bytes": sum(left), "memory": after["memory"] - before["memory"],
+        "tasks": after["tasks"] - before["tasks"],
+    }  # fmt: skip
+
+
+def rest(page, process):
+    """What is known inside once nothing moves any more."""
+    page.wait_for_timeout(1000)
+    return look(process)
+
+
+def contents(folder):
+    """The bytes of every file of a folder."""
+    return {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+def at_once(address, asked):
+    """How many pictures of visitors at once are byte for byte those that each gets alone."""
+    callers = [caller(address) for _ in range(asked.visitors)]
+    recipes = [{"prompt": SCENES[n % 3], "seed": n, "steps": asked.steps} for n in range(asked.pictures)]
+
+    def visit(number):
+        return {n: picture(callers[number], recipes[n]) for n in range(number, asked.pictures, asked.visitors)}
+
+    with ThreadPoolExecutor(asked.visitors) as pool:
+        together = {n: made for pictures in pool.map(visit, range(asked.visitors)) for n, made in pictures.items()}
+    return sum(picture(callers[0], recipe) == together[n] for n, recipe in enumerate(recipes))
+
+
+def picture(call, recipe):
+    return Path(call(**recipe)[0]).read_bytes()
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def table(asked, one, same):
+    million = 1e6
+    bound = asked.runs * A_RUN_LEAVES
+    rows = [
+        (
+            f"from a step's end to its pixels, median (95 % within); {one['own']} of {one['steps']} steps painted",
+            f"{1000 * one['delay']:.0f} ms ({1000 * one['slow']:.0f} ms)", "<= 150 ms",
+        ),
+        (
+            f"files that {asked.runs} runs in a row leave", f"{one['files']}, {one['bytes'] / million:.1f} MB",
+            f"<= {bound}, {bound * A_PICTURE / million:.1f} MB, for an hour",
+        ),
+        ("memory they add", f"{one['memory'] / million:.1f} MB", "<= 50 MB"),
+        ("tasks they leave", f"{one['tasks']}", "0"),
+        (
+            f"pictures of {asked.visitors} visitors at once that equal those drawn alone",
+            f"{same} of {asked.pictures}", "all",
+        ),
+    ]  # fmt: skip
+    where = f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} x {processor()}, load {os.getloadavg()[0]:.1f}"
+    lines = [f"{asked.steps} steps a picture, {where}", "", "| what | measured | goal |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def processor():
+    known = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in known if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
