@@ -5,6 +5,7 @@ import json
 import struct
 import time
 import zlib
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ def opened(address, context):
 
 def of(asked):
     """Which handler of the page a request without a queue is for; None for any other."""
-    return asked.post_data_json["fn_index"] if asked.url.endswith("/run/predict") else None
+    path = urlsplit(asked.url).path  # a page that was opened by a link asks with its query
+    return asked.post_data_json["fn_index"] if path.endswith("/run/predict") else None
 
 
 def rest(page):

@@ -207,6 +207,7 @@ def test_a_picture_from_the_camera(idle):
         idle.click("#reference button[aria-label='Remove Image']")
     idle.click("#reference button[aria-label='Capture from camera']")
     idle.click("#reference button:has-text('Click to Access Webcam')")
+    idle.wait_for_function("document.querySelector('#reference video')?.videoWidth > 0")
     idle.click("#reference button[aria-label='capture photo']")
     idle.wait_for_selector("#reference img")
     idle.wait_for_selector("#looked .check")
