@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,3 +56,8 @@ class Finished:
 
 
 Event = Encoded | StageStarted | StepDone | Finished
+
+
+def finished(events: Iterable[Event]) -> Finished:
+    """The outcome of a run of which nothing else is wanted."""
+    return next(event for event in events if isinstance(event, Finished))

@@ -16,7 +16,7 @@ from typing import Any
 from accelerate import PartialState
 from PIL import Image
 
-from ..events import Finished
+from ..events import finished
 from ..images import content_hash, open_picture
 from ..models.loading import Models
 from ..pipeline import default_request, generate
@@ -88,7 +88,7 @@ class Drawn:
         """The picture kept from a run that was stopped before it was scored, else a new one."""
         path, request = self.path(case), self.request(case)
         if not self._kept(path, request):
-            done = next(event for event in generate(self.models, request) if isinstance(event, Finished))
+            done = finished(generate(self.models, request))
             with whole(path) as part:
                 write_png(done.image, done.recipe, part)
         return open_picture(path)

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..events import Finished
+from ..events import finished
 from ..images import open_picture, to_tensor
 from ..models.loading import Models
 from ..pipeline import default_request, generate
@@ -47,7 +47,7 @@ def evaluate(models: Models, probe: Probe, bench: Bench, **asked: Any) -> Iterat
         request = default_request(
             models.profile, **{"prompt": prompt, "references": (photo,), "seed": number, "previews": False} | asked
         )
-        picture = next(event for event in generate(models, request) if isinstance(event, Finished)).image
+        picture = finished(generate(models, request)).image
         read = probe.read(to_tensor(picture)).confidence
         sure = [float(value) for name, value in read.items() if name not in HIDDEN]
         yield Photo(

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from ..checks import near_copy
-from ..events import Finished
+from ..events import finished
 from ..images import content_hash, open_picture, to_picture, to_tensor
 from ..models.loading import Models
 from ..pipeline import default_request, generate
@@ -75,7 +75,7 @@ def evaluate(
                 models.profile,
                 **{"prompt": wish.text, "references": (reference,), "seed": case, "previews": False} | asked,
             )
-            done = next(event for event in generate(models, request) if isinstance(event, Finished))
+            done = finished(generate(models, request))
             read = probe.read(to_tensor(done.image))
             result = {
                 "right": _right(read, cases, case, {key: bool(shown[case]) for key, shown in seen.items()}),
