@@ -95,6 +95,7 @@ def serve(port):
         held = gc.get_objects()
         tasks = sum(issubclass(type(one), asyncio.Task) and not one.done() for one in held)
         runs = sum(type(one) is GeneratorType and one.__name__ == "generate" for one in held)
+        del held  # else the next list holds this one, and so each all before it
         inside = {"ended": ended, "tasks": tasks + runs, "memory": memory()}
         print(json.dumps(inside), flush=True)
         ended.clear()
