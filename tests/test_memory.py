@@ -234,9 +234,19 @@ def test_a_recipe_whose_subject_is_not_here_sets_the_rest(page, made, tmp_path):
     page.wait_for_selector(f".status[data-state=failed] .line:has-text('{recipe['references'][0]}')")
     assert controls(page)["prompt"] == "in the snow"
     assert page.locator("#reference img").count() == 0
-    page.set_input_files("#reference input[type=file]", picture)
-    page.wait_for_selector("#looked .check")
+    noise().save(tmp_path / "other.png")
+    give(page, tmp_path / "other.png", "This is not the picture the recipe was made with")
+    page.click("#reference button[aria-label='Remove Image']")
+    give(page, picture, "This is the picture the recipe was made with")
     assert drawn(page) == source
+    page.click("#reference button[aria-label='Remove Image']")
+    give(page, tmp_path / "other.png", "Ready when you are")  # a picture that was made here asks for no other
+
+
+def give(page, picture, said):
+    page.set_input_files("#reference input[type=file]", picture)
+    page.wait_for_selector(f".status .line:has-text('{said}')")
+    page.wait_for_selector("#looked .check")
 
 
 # --- history --------------------------------------------------------------------------------------------------------

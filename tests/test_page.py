@@ -1,6 +1,5 @@
 """The page in a real browser, as a visitor meets it: a whole run, the layout, mistakes, uploads."""
 
-import io
 import urllib.request
 
 import numpy as np
@@ -10,7 +9,6 @@ from browsing import (
     cells,
     chips,
     chosen,
-    drawn,
     ended,
     filled,
     noise,
@@ -20,7 +18,6 @@ from browsing import (
     shown_recipe,
     sliders,
     start,
-    tab,
 )
 from PIL import Image
 
@@ -267,60 +264,3 @@ def test_moved_borders_are_the_recipes_and_what_is_changed_during_a_run_stays(pa
     recipe = shown_recipe(page)
     assert (recipe["stage_steps"], recipe["balance"]) == (list(moved), [0, 0.5, 1])
     agreed(page, (0, 0.5, 0.75), moved, "gentle")
-
-
-def test_the_film_is_scrubbed_and_a_frame_branched_from(page):
-    ask(page, steps=6)
-    final = drawn(page)
-    frames = page.locator(".frame")
-    sources = frames.locator("img").evaluate_all("all => all.map(img => img.src)")
-    assert frames.count() == 6
-
-    def shows(source):
-        page.wait_for_function("src => document.querySelector('#view img').src === src", arg=source)
-
-    frames.nth(1).hover()
-    shows(sources[1])
-    page.mouse.move(2, 2)
-    shows(final)
-    page.evaluate("document.activeElement.blur()")
-    for key, place in (("ArrowRight", 0), ("ArrowRight", 1), ("End", 5), ("ArrowLeft", 4), ("Home", 0)):
-        page.keyboard.press(key)
-        shows(sources[place])
-    page.evaluate("document.activeElement.blur()")
-    shows(final)
-    frames.nth(5).click()
-    page.wait_for_selector(".status .line:has-text('Nothing follows the last step')")
-    assert page.is_disabled("#branch")
-    assert page.locator(".frame[aria-pressed=true]").count() == 0
-    frames.nth(2).click()
-    page.wait_for_selector("#branch:enabled:has-text('after step 3')")
-    set_steps(page, 4)  # the branch is of six steps all the same, and then the page says so
-    page.click("#preset label:has(input[value=identity])")
-    start(page, "#branch")
-    assert ended(page).startswith("Done in")
-    branch = page.get_attribute(".view img", "src")
-    assert branch != final
-    assert shown_recipe(page)["earlier"] == [[3, 0, 0.5, 1]]
-    assert (int(page.input_value("#steps input[type=range]")), sum(cells(page))) == (6, 6)
-    page.uncheck("#random input")
-    assert drawn(page) == branch, "Generate after a branch draws another picture"
-    tab(page, "Compare")
-    page.wait_for_selector("#compare img >> nth=1")
-    old = sides(page)
-    assert [*map(pixels, old)] == [pixels(branch)] * 2
-    set_steps(page, 3)
-    newest = drawn(page)
-    page.wait_for_function(
-        "old => [...document.querySelectorAll('#compare img')].some(img => !old.includes(img.src))", arg=old
-    )
-    assert {*map(pixels, sides(page))} == {pixels(branch), pixels(newest)}, "two other pictures are compared"
-
-
-def sides(page):
-    return page.locator("#compare img").evaluate_all("all => all.map(img => img.src)")
-
-
-def pixels(address):
-    with urllib.request.urlopen(address) as file:
-        return Image.open(io.BytesIO(file.read())).convert("RGB").tobytes()

@@ -101,15 +101,27 @@ def test_generate_picture_and_status_stand_on_the_first_screen(page):
         assert box["y"] + box["height"] <= 720, f"{part} ends at {box['y'] + box['height']:.0f} of 720 px"
 
 
-@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 720)])
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (390, 664), (844, 390), (1280, 720)])
 def test_generate_and_the_preview_are_both_on_the_screen_after_the_click(page, width, height):
     page.set_viewport_size({"width": width, "height": height})
     ask(page, steps=100)
-    start(page)
+    page.wait_for_selector("#looked img")
+    page.evaluate("scrollTo(0, 0)")
+    start(page, lambda: page.evaluate("document.querySelector('#generate').click()"))  # a mouse's click would scroll
     filled(page, 2)
+    page.wait_for_timeout(1000)  # where it scrolls, it scrolls smoothly
     boxes = {part: page.locator(part).bounding_box() for part in ("#generate", "#view img")}
     out = [part for part, box in boxes.items() if box["y"] < 0 or box["y"] + box["height"] > height]
     assert not out, f"of {boxes} not on the screen of {width} x {height}: {out}"
+
+
+def test_a_page_that_shows_the_preview_is_not_scrolled_by_generate(page):
+    ask(page, steps=100)
+    page.evaluate("scrollTo(0, 40)")
+    start(page, lambda: page.evaluate("document.querySelector('#generate').click()"))
+    filled(page, 2)
+    page.wait_for_timeout(1000)
+    assert page.evaluate("scrollY") == 40
 
 
 def test_reduced_motion_is_respected(still):

@@ -6,7 +6,9 @@ function show(frame) {
     const view = large();
     if (!view) return;
     view.dataset.last ??= view.src;
+    view.dataset.words ??= view.alt;
     view.src = frame ? frame.querySelector('img').src : view.dataset.last;
+    view.alt = frame ? frame.getAttribute('aria-label') : view.dataset.words;
 }
 
 function chosen() {

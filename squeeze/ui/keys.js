@@ -1,5 +1,6 @@
 // Ctrl+Enter (Cmd+Enter) generates from anywhere, Escape stops; the buttons' titles say so. And what gradio leaves to
-// the mouse: the border of the comparison moves by keys, and folding parts say whether they are open.
+// the mouse: the border of the comparison moves by keys, and folding parts say whether they are open. And where the
+// preview stands below Generate and is cut off, as on a phone, the page scrolls when a run starts, so that both show.
 () => {
     const keys = {generate: ['Ctrl+Enter or ⌘+Enter', 'Control+Enter Meta+Enter'], stop: ['Esc', 'Escape']};
     const button = (name) => document.getElementById(name);
@@ -12,6 +13,16 @@
         event.stopPropagation(); // the prompt box would take the same Enter and start a second run
         if (!event.repeat) button(name).click(); // a disabled button ignores it
     };
+    const showBoth = () => {
+        const [asked, seen] = ['generate', 'view'].map((name) => button(name).getBoundingClientRect());
+        if (seen.bottom <= innerHeight || seen.top < asked.bottom) return;
+        const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
+        button('generate').scrollIntoView({block: 'start', behavior: still ? 'instant' : 'smooth'});
+    };
+    button('generate').addEventListener('click', showBoth);
+    button('prompt').addEventListener('keydown', (event) => {
+        if (event.key === 'Enter' && !event.shiftKey && !event.isComposing && !button('generate').disabled) showBoth();
+    });
     document.addEventListener('keydown', (event) => {
         if (event.isComposing || event.altKey || event.shiftKey) return;
         if (event.target.closest('dialog, [role=dialog], [role=menu], [role=listbox]')) return; // theirs

@@ -14,6 +14,7 @@ from ..models.loading import Models
 from ..models.profiles import ASSETS
 from ..pipeline import default_request, plan
 from . import restore, subjects, texts, views, wiring
+from .check import COARSE
 from .film import LISTENERS, film, history
 from .handlers import Handlers
 from .sent import Sent, SentSeveral
@@ -33,6 +34,14 @@ PICK = """element.addEventListener('click', (click) => {
     if (button) trigger('pick', {index: Number(button.dataset.index)});
 })"""
 
+OFFER = """element.addEventListener('click', (click) => {
+    const button = click.target.closest('.offer');
+    if (!button) return;
+    const preset = document.querySelector(`#preset input[value="${button.dataset.preset}"]`);
+    if (preset.checked) preset.dispatchEvent(new Event('input', {bubbles: true})); // what held before a branch goes too
+    else preset.click();
+})"""
+
 TOLD = f"""
 const channel = new BroadcastChannel({json.dumps(HISTORY_KEY)});
 channel.onmessage = (message) => trigger('told', {{past: message.data}});
@@ -44,26 +53,27 @@ def build(models: Models) -> gr.Blocks:
     """The whole page for loaded models."""
     profile = models.profile
     handlers = Handlers(models, sorted(EXAMPLES.glob("*.png")))
+    pixels = "coarse" if profile.size <= COARSE else ""  # few enough that each stays visible when enlarged
     with gr.Blocks(title=texts.TITLE, fill_width=True, analytics_enabled=False, delete_cache=CACHE) as page:
         gr.HTML(views.header(profile.title), elem_id="top", padding=False, apply_default_css=False)
-        with gr.Row(elem_id="desk"):
+        with gr.Row(elem_id="desk", elem_classes=pixels):
             with gr.Column(elem_id="ask", min_width=0):
                 form, asked, gallery, buttons = _ask(handlers)
             with gr.Column(elem_id="result", min_width=0):
                 shown = _result(models)
             with gr.Column(elem_id="tune", min_width=0):
                 tuned, preset, sliders = _tune(models)
-        with gr.Tabs(elem_id="more"):
+        with gr.Tabs(elem_id="more", elem_classes=pixels):
             more, source = _more()
         if profile.name in texts.ABOUT:
             with gr.Accordion(texts.ABOUT_TITLE[profile.name], open=False, elem_id="about"):
                 gr.Markdown(texts.ABOUT[profile.name])
         form |= tuned | {"timeline": shown["timeline"]}
-        parts = Parts(**shown, **more, steps=form["steps"], seed=form["seed"], preset=preset, sliders=sliders)
-        wiring.pictures(handlers, asked, gallery, parts.status)
-        wiring.balance(handlers, form, parts)
-        wiring.runs(handlers, form, parts, source, asked, *buttons)
-        restore.memory(page, handlers, form, parts, source, asked)
+        parts = Parts(**shown, **more, form=form, preset=preset, sliders=sliders)
+        wiring.pictures(handlers, asked, gallery, parts)
+        wiring.balance(handlers, parts)
+        wiring.runs(handlers, parts, source, asked, *buttons)
+        restore.memory(page, handlers, parts, source, asked)
         _api(handlers)
 
         def leave(request: gr.Request) -> None:
@@ -124,7 +134,10 @@ def _result(models: Models) -> dict[str, Any]:
         film(None), js_on_load=LISTENERS.read_text(), elem_id="film", padding=False, apply_default_css=False
     )
     with gr.Row(elem_id="foot"):
-        status = gr.HTML(views.status(texts.READY, "idle"), elem_id="status", padding=False, apply_default_css=False)
+        status = gr.HTML(
+            views.status(texts.READY, "idle"), js_on_load=OFFER, elem_id="status", padding=False,
+            apply_default_css=False,
+        )  # fmt: skip
         branch = gr.Button(texts.BRANCH, interactive=False, elem_id="branch", min_width=0, size="sm")
         download = gr.DownloadButton("Download PNG", interactive=False, elem_id="download", min_width=0, size="sm")
     return {

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
-from ..checks import inspect
 from ..recipe import RecipeError, read_file
 from ..recipe_forms import from_query
 from ..request import RequestError
 from . import recipes, texts, views
-from .check import check
 from .film import history
 from .handlers import Handlers
 from .sent import path_of
 from .show import Parts, Shown, Visitor, controls
-from .subjects import Subject
+from .subjects import Subject, back
 from .wiring import LIGHT, QUEUED, listed, visitor
 
 TELL = "(past) => window.squeezeTold?.(past)"  # to the other tabs of this browser
@@ -35,15 +32,14 @@ SAVE = """(text) => {
 
 
 def memory(
-    page: gr.Blocks, handlers: Handlers, form: dict[str, Any], parts: Parts, source: dict[str, Any],
-    subjects: Sequence[Subject],
-) -> None:  # fmt: skip
+    page: gr.Blocks, handlers: Handlers, parts: Parts, source: dict[str, Any], subjects: Sequence[Subject]
+) -> None:
     """A recipe from a file, a text, the history or the page's link sets every control again; the history is kept."""
     past, profile = source["past"], handlers.models.profile
     pictures = [one.picture for one in subjects]
     restores = [
-        *form.values(), *(one.looked for one in subjects), parts.preset, *parts.sliders, parts.status, parts.recipe,
-        *parts.forms.values(),
+        *parts.form.values(), *(one.looked for one in subjects), parts.preset, *parts.sliders, parts.status,
+        parts.recipe, *parts.forms.values(),
     ]  # fmt: skip
 
     def restored(recipe: dict[str, Any], given: Sequence[Any], who: Visitor) -> Shown:
@@ -52,14 +48,9 @@ def memory(
         references = tuple(one.picture if one else stand_in for one in found or [None])
         request = recipes.requested(recipe, profile, references)
         counts, automatic = request.stage_steps, recipes.automatic(profile, request.steps)
-        shown: Shown = {part: getattr(request, name) for name, part in form.items() if hasattr(request, name)}
-        shown |= controls(request, counts or automatic, parts, moved=counts not in (None, automatic))
-        shown |= {form["random"]: False, parts.recipe: recipe, **recipes.forms(recipe, who.page, parts.forms)}
-        for subject, one in zip_longest(subjects, found):
-            if one is None:
-                shown |= subject.shows(None, "")
-            else:
-                shown |= subject.shows(one.path or one.picture, check(inspect(handlers.models, one.picture)))
+        shown = controls(request, counts or automatic, parts, moved=counts not in (None, automatic))
+        shown |= {parts.recipe: recipe, **recipes.forms(recipe, who.page, parts.forms)}
+        shown |= back(handlers, subjects, found, given)
         if not found or None in found:
             return shown | {parts.status: views.status(recipes.missing(recipe, found), "failed")}
         return shown | {parts.status: views.status(texts.RESTORED, "idle")}

@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..balance import preset_of
+from ..balance import PRESETS, preset_of, stage_of
 from ..checks import near_copy
 from ..events import Encoded, Event, Finished, StepDone
 from ..recipe import Made, write_png
@@ -28,16 +28,15 @@ Shown = dict[Any, Any]  # component -> its new value
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The components a run writes to. `sliders` are the stages' balances, `chosen` holds the frame to branch from,
-    `recipe` what the recipe's `forms` show."""
+    """The components a run writes to. `form` are the page's inputs by name, `sliders` the stages' balances; `chosen`
+    holds the frame to branch from, `recipe` what the recipe's `forms` show."""
 
     view: gr.HTML
     kept: gr.HTML
     timeline: gr.HTML
     status: gr.HTML
     download: gr.DownloadButton
-    steps: gr.Slider
-    seed: gr.Number
+    form: dict[str, Any]
     preset: gr.Radio
     sliders: list[gr.Slider]
     film: gr.HTML
@@ -49,8 +48,9 @@ class Parts:
 
     def all(self) -> list[Any]:
         """Every component, for `outputs`."""
-        single = [part for name, part in vars(self).items() if name not in ("forms", "sliders")]
-        return [*single, *self.sliders, *self.forms.values()]
+        single = [part for name, part in vars(self).items() if name not in ("form", "forms", "sliders")]
+        inputs = [part for name, part in self.form.items() if name != "timeline"]  # which a run writes to besides
+        return [*single, *inputs, *self.sliders, *self.forms.values()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +62,13 @@ class Visitor:
 
 
 def begin(run: Run, parts: Parts, branched: bool) -> Shown:
-    """What changes as soon as a run is asked for. A branch puts the controls to its own steps and balances, with what
-    held before it, so that Generate draws it again; any other run was asked for with the controls as they are."""
+    """What changes as soon as a run is asked for. A branch puts every control to what it draws, with what held before
+    it, so that Generate draws it again; any other run was asked for with the controls as they are."""
     own = controls(run.request, run.counts, parts) if branched else {}
     return own | {
         parts.status: views.status(texts.READING, "busy"),
         parts.kept: views.kept((None, None, None)),
-        parts.seed: run.request.seed,
+        parts.form["seed"]: run.request.seed,
         parts.download: gr.DownloadButton(interactive=False),
         parts.timeline: {**progress(run.counts, len(run.frames)), **own.get(parts.timeline, {})},
         parts.film: film(run),
@@ -77,14 +77,15 @@ def begin(run: Run, parts: Parts, branched: bool) -> Shown:
 
 
 def controls(request: Request, counts: Sequence[int], parts: Parts, *, moved: bool | None = None) -> Shown:
-    """Steps, timeline, sliders and preset as a request has them; `moved` whether its borders count as moved by hand,
-    None = where it names their steps."""
+    """Every control as a request has it, but for the pictures (see subjects.back); `moved` whether its borders count as
+    moved by hand, None = where it names their steps. The seed stays what it is, or Generate would draw another."""
     touched = request.stage_steps is not None if moved is None else moved
     named = preset_of(request.balance) or texts.CUSTOM
     value = state(counts, request.balance, touched=touched, earlier=request.earlier)
     return {
-        parts.timeline: gr.update(value=value), parts.steps: request.steps, parts.preset: named,
+        **{part: getattr(request, name) for name, part in parts.form.items() if hasattr(request, name)},
         **dict(zip(parts.sliders, request.balance, strict=True)),
+        parts.form["random"]: False, parts.timeline: gr.update(value=value), parts.preset: named,
     }  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, pa
                 yield {
                     parts.view: views.picture(uri, f"The finished picture: {run.request.prompt}", "done"),
                     parts.kept: views.kept(ends),
-                    parts.status: views.status(closing_line(event, run), "done", unknown),
+                    parts.status: closing(event, run, unknown),
                     parts.download: gr.DownloadButton(value=str(made.path), interactive=True),
                     parts.film: film(run),
                     parts.compare: (before, event.image) if before else gr.skip(),
@@ -143,13 +144,21 @@ def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, pa
                 }
 
 
-def closing_line(event: Finished, run: Run) -> str:
-    """What the status line says of a finished picture; where it is nearly the reference, a preset that helps."""
+def closing(event: Finished, run: Run, unknown: Sequence[str] = ()) -> str:
+    """The status of a finished picture; where it is nearly the reference, it says so and offers a preset that helps."""
     said = texts.DONE.format(seconds=event.seconds, seed=run.request.seed)
     if not any(near_copy(event.image, reference) for reference in run.request.references):
-        return said
-    calmer = "meaning" if preset_of(run.request.balance) == "paper" else "paper"
-    return f"{said} · {texts.COPIED.format(preset=calmer)}"
+        return views.status(said, "done", unknown)
+    return views.status(f"{said} · {texts.COPIED}", "done", unknown, calmer(run))
+
+
+def calmer(run: Run) -> str | None:
+    """The preset with less identity than a run had: `paper` where some step had more than it gives, else `meaning`;
+    None where no step had any."""
+    held = [(stage_of(step, run.counts), run.request.balance_at(step, run.counts)) for step in range(sum(run.counts))]
+    if any(balance > PRESETS["paper"][stage] for stage, balance in held):
+        return "paper"
+    return "meaning" if any(balance > 0 for _, balance in held) else None
 
 
 @contextmanager

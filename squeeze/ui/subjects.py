@@ -3,8 +3,10 @@ profile takes; those after the first appear one by one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,10 @@ import gradio as gr
 from ..checks import inspect
 from ..images import content_hash, open_picture
 from ..request import RequestError, is_whole
-from . import texts, views
+from . import recipes, texts, views
 from .check import LISTENERS, WHOLE, check
 from .handlers import Handlers, sentence
-from .sent import Sent, path_of
+from .sent import Sent, kept, path_of
 
 WEB_FORMATS = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif"}  # what a browser shows without our help
 SOURCES = ["upload", "webcam", "clipboard"]
@@ -32,8 +34,9 @@ class Subject:
     uncropped: gr.State
 
     def shows(self, picture: Any, looked: str) -> dict[Any, Any]:
-        """The changes that put a picture, a path or nothing into the box."""
-        return {self.picture: picture, self.looked: looked}
+        """The changes that put a picture, a path or nothing into the box. As an update, since gradio makes the next
+        yield of a run out of this one, in place: a bare file would lose its path in the browser."""
+        return {self.picture: gr.update(value=picture), self.looked: looked}
 
 
 def field(number: int) -> str:
@@ -64,8 +67,9 @@ def subject(picture: gr.Image, number: int) -> Subject:
     return Subject(picture=picture, looked=looked, uncropped=gr.State())
 
 
-def look(handlers: Handlers, sent: Any) -> tuple[Any, str, str]:
-    """A fresh picture: what the models get of it, what is wrong with it, and formats a browser cannot show."""
+def look(handlers: Handlers, sent: Any, wanted: str | None = None) -> tuple[Any, str, str]:
+    """A fresh picture: what the models get of it, what is wrong with it, and formats a browser cannot show. `wanted` is
+    the content hash of the picture that a recipe on the page was made with; None where it asks for none."""
     if (path := path_of(sent)) is None:
         return gr.skip(), views.status(texts.READY, "idle"), ""
     try:
@@ -74,7 +78,24 @@ def look(handlers: Handlers, sent: Any) -> tuple[Any, str, str]:
         gr.Warning(escape(str(error), quote=False))
         return None, views.status(str(error), "failed"), ""
     shown = gr.skip() if Path(path).suffix.lower() in WEB_FORMATS else looked.picture
-    return shown, views.status(texts.READY, "idle"), check(looked)
+    said = texts.READY
+    if wanted is not None:
+        said = texts.SAME_PICTURE if content_hash(looked.picture) == wanted else texts.OTHER_PICTURE
+    return shown, views.status(said, "idle"), check(looked)
+
+
+def back(
+    handlers: Handlers, asked: Sequence[Subject], found: Sequence[recipes.Found | None], given: Sequence[Any]
+) -> dict[Any, Any]:
+    """The changes that put a request's pictures into the boxes, which hold `given`. A box whose picture is right stays
+    as it is, its crop too; one whose picture was not found, or that has none, is emptied."""
+    shown: dict[Any, Any] = {}
+    for subject, one, sent in zip_longest(asked, found, given):
+        if one is None:
+            shown |= subject.shows(None, "")
+        elif one.path is None or one.path != path_of(sent):
+            shown |= subject.shows(one.path or one.picture, check(inspect(handlers.models, one.picture)))
+    return shown
 
 
 def pick(handlers: Handlers, event: gr.EventData) -> tuple[str, str]:
@@ -93,7 +114,7 @@ def crop(handlers: Handlers, event: gr.EventData, sent: Any, uncropped: Any) -> 
     chosen = () if chosen is None else chosen  # no box at all, where a crop was asked for
     try:
         for path in filter(None, (path_of(sent), uncropped)):
-            if not Path(path).is_file() or content_hash(open_picture(path)) != wanted:
+            if not Path(path).is_file() or content_hash(open_picture(kept(path))) != wanted:
                 continue
             looked = inspect(handlers.models, path, box=chosen)
             if tuple(chosen) == WHOLE and Path(path).suffix.lower() in WEB_FORMATS:

@@ -71,10 +71,13 @@ NO_REFERENCE = (
     "The settings are back, but not the subject: give the picture with the content hash {digest}. If it was cropped, "
     "give the cropped one."
 )
+SAME_PICTURE = "This is the picture the recipe was made with. Ready when you are."
+OTHER_PICTURE = "This is not the picture the recipe was made with, so the result will differ."
 RESTORED = "The recipe is back. Generate draws its picture again."
 IDENTICAL = "Identical: the same picture, pixel for pixel."
 NOT_IDENTICAL = "Not identical."
-COPIED = "The picture is nearly the one you gave. For a new scene, try the preset {preset}."
+COPIED = "The picture is nearly the one you gave."
+OFFER = "Set the preset {preset}"
 HISTORY = "Pictures of this visit"
 NO_HISTORY = "Pictures you make are listed here, to come back to. After a reload their recipes stay."
 

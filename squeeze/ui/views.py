@@ -65,12 +65,15 @@ def kept(uris: Sequence[str | None]) -> str:
     return f'<div class="kept">{"".join(slots)}</div>'
 
 
-def status(line: str, state: str, unknown: Sequence[str] = ()) -> str:
-    """The status line, under it the prompt's unknown words. `state` is idle, busy, done, stopped or failed."""
+def status(line: str, state: str, unknown: Sequence[str] = (), offer: str | None = None) -> str:
+    """The status line, after it a button that sets the preset `offer`, under it the prompt's unknown words. `state` is
+    idle, busy, done, stopped or failed."""
     role = ' role="alert"' if state == "failed" else ' aria-live="off"' if state == "busy" else ' role="status"'
     words = texts.UNKNOWN.format(words=", ".join(unknown)) if unknown else ""
+    said = texts.OFFER.format(preset=offer)
+    button = f' <button type="button" class="offer" data-preset="{offer}">{said}</button>' if offer else ""
     return (
-        f'<div class="status" data-state="{state}"><p class="line"{role}>{escape(line, quote=False)}</p>'
+        f'<div class="status" data-state="{state}"><p class="line"{role}>{escape(line, quote=False)}{button}</p>'
         f'<p class="unknown">{escape(words, quote=False)}</p></div>'
     )
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from ..balance import PRESETS
+from ..images import content_hash
 from ..request import RequestError
 from . import recipes, subjects, texts, views
 from .film import history
@@ -44,31 +46,39 @@ STEPS_TO_TIMELINE = """(steps, now) => {
 }"""
 
 
-def pictures(handlers: Handlers, asked: Sequence[Subject], gallery: gr.HTML, status: gr.HTML) -> None:
+def pictures(handlers: Handlers, asked: Sequence[Subject], gallery: gr.HTML, parts: Parts) -> None:
     """Uploads are looked at, examples go into the first box, and every picture can be cropped."""
 
     def pick(event: gr.EventData) -> tuple[str, str]:
         return subjects.pick(handlers, event)
 
-    def look(sent: Any) -> tuple[Any, str, str]:
-        return subjects.look(handlers, sent)
+    def looks(place: int) -> Callable[[gr.Request, Any, Any], tuple[Any, str, str]]:
+        def look(request: gr.Request, sent: Any, recipe: Any) -> tuple[Any, str, str]:
+            """A recipe that came back asks for its own pictures; one of a picture made here asks for none."""
+            wanted = None
+            if recipe and recipe["picture"] not in handlers.visits.thumbnails(str(request.session_hash)):
+                wanted = dict(enumerate(recipe["references"])).get(place, "")
+            return subjects.look(handlers, sent, wanted)
+
+        return look
 
     def crop(event: gr.EventData, sent: Any, uncropped: Any) -> tuple[Any, str, str | None]:
         return subjects.crop(handlers, event, sent, uncropped)
 
     gallery.pick(pick, outputs=[asked[0].picture, asked[0].looked], **LIGHT)
-    for one in asked:
-        one.picture.upload(look, inputs=one.picture, outputs=[one.picture, status, one.looked], **QUEUED)
+    for place, one in enumerate(asked):
+        shown = [one.picture, parts.status, one.looked]
+        one.picture.upload(looks(place), inputs=[one.picture, parts.recipe], outputs=shown, **QUEUED)
         one.picture.clear(lambda: "", outputs=one.looked, **LIGHT)
         one.looked.pick(
             crop, inputs=[one.picture, one.uncropped], outputs=[one.picture, one.looked, one.uncropped], **QUEUED
         )
 
 
-def balance(handlers: Handlers, form: dict[str, Any], parts: Parts) -> None:
+def balance(handlers: Handlers, parts: Parts) -> None:
     """Presets, sliders and timeline show the same balances; the timeline's borders follow the number of steps. What
     the browser can work out is worked out there: an answer on its way would undo what a quick hand did meanwhile."""
-    control, steps, preset, sliders = parts.timeline, form["steps"], parts.preset, parts.sliders
+    control, steps, preset, sliders = parts.timeline, parts.form["steps"], parts.preset, parts.sliders
     profile = handlers.models.profile
     table = {number: recipes.automatic(profile, number) for number in range(1, profile.limits.steps + 1)}
 
@@ -128,8 +138,8 @@ class Buttons:
 
 
 def runs(
-    handlers: Handlers, form: dict[str, Any], parts: Parts, source: dict[str, Any], asked: Sequence[Subject],
-    start: gr.Button, stop: gr.Button,
+    handlers: Handlers, parts: Parts, source: dict[str, Any], asked: Sequence[Subject], start: gr.Button,
+    stop: gr.Button,
 ) -> None:  # fmt: skip
     """Generate, Enter, Branch, Verify and Stop. A press marks the run as going, the run draws and says how it ended,
     and only then the page is at rest: each in the order in which the browser hears of it, so no two can cross."""
@@ -145,8 +155,16 @@ def runs(
     def run(request: gr.Request, now: Going, **given: Any) -> Iterator[Shown]:
         yield from handlers.run(parts, given, visitor(request), now)
 
-    def branch(request: gr.Request, now: Going, chosen: Any, value: Any) -> Iterator[Shown]:
-        yield from handlers.branch(parts, chosen, value, visitor(request), now)
+    def branch(request: gr.Request, now: Going, chosen: Any, value: Any, *given: Any) -> Iterator[Shown]:
+        who = visitor(request)
+        with closing(handlers.branch(parts, chosen, value, who, now)) as changes:
+            for shown in changes:
+                drawn = handlers.visits.newest(who.session) if parts.form["prompt"] in shown else None
+                if drawn:  # it begins: the pictures go back with the other controls
+                    digests = [content_hash(picture) for picture in drawn.request.references]
+                    found = handlers.find({"references": digests}, given, who)
+                    shown |= subjects.back(handlers, asked, found, given)
+                yield shown
 
     def verify(request: gr.Request, now: Going, recipe: Any, *given: Any) -> Iterator[Shown]:
         yield from handlers.verify(parts, recipe, given, visitor(request), now)
@@ -176,14 +194,16 @@ def runs(
     past = [source["past"], source["history"]]
     new = (made, [going, parts.chosen, source["past"], parts.recipe], [*rested, *past])
     again = (ended, [going, parts.chosen], rested)  # a picture drawn again is no new one
+    generate = [start.click, parts.form["prompt"].submit]
     starts = (
-        ([start.click, form["prompt"].submit], run, {"inputs_kwargs": form | {"now": going}}, new),
-        ([parts.branch.click], branch, {"inputs": [going, parts.chosen, parts.timeline]}, new),
+        (generate, run, {"inputs_kwargs": parts.form | {"now": going}}, new),
+        ([parts.branch.click], branch, {"inputs": [going, parts.chosen, parts.timeline, *pictures]}, new),
         ([source["verify"].click], verify, {"inputs": [going, parts.recipe, *pictures]}, again),
     )
+    writes = [*parts.all(), *(one.looked for one in asked)]
     for pressed, handler, inputs, (after, needs, sets) in starts:
         begun = gr.on(pressed, running, inputs=going, outputs=[*vars(buttons).values(), parts.status, going], **QUEUED)
-        drawn = begun.success(handler, **inputs, outputs=parts.all(), **QUEUED)
+        drawn = begun.success(handler, **inputs, outputs=writes, **QUEUED)
         for end in (drawn.success, drawn.failure):  # gradio's `then` does not hear of a run that failed
             end(after, inputs=needs, outputs=sets, **LIGHT)
     stop.click(fn=None, js=STOPPING, inputs=parts.status, outputs=[stop, parts.status])
