@@ -23,6 +23,7 @@ from squeeze.evaluation.records import EvaluationError, Records
 from squeeze.evaluation.subjects import Bench, read_bench
 from squeeze.images import content_hash, open_picture
 from squeeze.recipe import read_png
+from squeeze.request import RequestError
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 2
@@ -202,6 +203,16 @@ def test_our_own_pictures_score_the_same_as_another_systems(run, bench, metrics,
     score_folder(tmp_path / "out" / "pictures", bench, metrics, tmp_path / "again")
     first, second = (contents(tmp_path / name / "cases") for name in ("out", "again"))
     assert first == second
+
+
+def test_a_device_that_fails_ends_the_run_and_skips_nothing(run, monkeypatch, tmp_path):
+    def full(*_):
+        raise RequestError("memory", value="64 x 64", name="resident", choices="with --memory swap")
+
+    monkeypatch.setattr(Drawn, "picture", full)
+    with pytest.raises(RequestError, match="memory"):
+        run()
+    assert contents(tmp_path / "out" / "cases") == {}, "it could be drawn another day"
 
 
 def test_bad_pictures_among_good_ones(bench, metrics, tmp_path):

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear8bitLt
 
+from squeeze.models import loading
 from squeeze.models.failures import reason, trouble
+from squeeze.models.profiles import find_profile
 from squeeze.models.sources import LoadError
 
 SAID = [
@@ -29,3 +32,21 @@ def test_a_reason_is_one_line_without_its_stop():
     assert reason(RuntimeError("CUDA out of memory. Tried 2 GiB.\nmore")) == "CUDA out of memory. Tried 2 GiB"
     assert reason(KeyError()) == "KeyError"
     assert len(reason(RuntimeError("x" * 10_000))) == 200
+
+
+def breaks(*_, **__):
+    raise RuntimeError("no kernel image\nmore")
+
+
+def test_a_bitsandbytes_that_does_not_work_is_not_the_weights_fault(monkeypatch):
+    place = torch.device("cpu")
+    loading.check_bitsandbytes(place)
+    monkeypatch.setattr(Linear8bitLt, "forward", breaks)
+    with pytest.raises(LoadError, match=r"bitsandbytes .* does not work on cpu \(no kernel image\)\. Install"):
+        loading.check_bitsandbytes(place)
+
+
+def test_a_machine_that_cannot_compile_says_so_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda _: breaks)
+    with pytest.raises(LoadError, match=r"compiled for cpu here \(no kernel image\).*leave --compile out"):
+        loading.load(find_profile("plush"), compiled=True)

@@ -205,7 +205,9 @@ def test_the_flags_reach_the_loader_and_the_plan_is_printed_first(folder, monkey
     add_models(parser)
     options = parser.parse_args(["--weights", str(folder), "--memory", "lean", "--compile"])
     told = []
+    monkeypatch.setattr(loading, "check_compiler", told.append)  # a compiler is not needed before a first step
     models = load_models(options, tiny_profile(folder), None, told.append)
+    assert told.pop(0) == torch.device("cpu")
     assert told == [models.plan.as_text()]
     assert told[0].startswith("Memory plan lean on cpu")
     assert models.dit.model.transformer_blocks[0]._compiled_call_impl is not None

@@ -36,7 +36,7 @@ def mllm(bench: Bench) -> Iterator[Row]:
     for name, eight_bit in (("8-bit", True), (plain, False)):
         if eight_bit:
             try:
-                check_bitsandbytes()
+                check_bitsandbytes(bench.device)
             except LoadError as error:
                 yield Row(what="reading and memory in 8-bit", note=str(error))
                 continue
@@ -62,7 +62,7 @@ def memory(bench: Bench) -> Iterator[Row]:
     _write(bench, "vae")
     eight_bit, note = True, ""
     try:
-        check_bitsandbytes()
+        check_bitsandbytes(bench.device)
     except LoadError as error:
         eight_bit, note = False, f"MLLM in {bench.size.profile['dtype']}: {error}"
     drawn: dict[str, tuple[Tensor, float]] = {}

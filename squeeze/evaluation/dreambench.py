@@ -158,6 +158,8 @@ def evaluate(
             try:
                 picture = source.picture(case)
             except RequestError as error:
+                if error.code in ("memory", "device"):  # not the case's fault, and the next would fare no better
+                    raise
                 result["skipped"] = str(error)
             else:
                 if case.subject.name not in seen:

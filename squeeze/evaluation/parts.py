@@ -25,7 +25,7 @@ def evaluate_parts(models: Models, probe: Probe, full: InternVLForConditionalGen
     size = models.profile.size
     truth = draw_labelled(count, CASES_SEED + 1, size, held_out=True)
     pixels = to_unit(truth["pixels"])
-    restored = torch.cat([models.vae.restored(part) for part in pixels.split(64)])
+    restored = torch.cat([models.vae.restored(part).cpu() for part in pixels.split(64)])  # as the probe
     error = ((restored - pixels) / 2).square().mean((1, 2, 3))
     return {
         "cases": count,

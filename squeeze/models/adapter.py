@@ -25,8 +25,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, set_peft_model_state_dict
-from peft.utils import load_peft_weights
 from torch import nn
 
 from ..request import is_number, is_whole
@@ -150,11 +148,15 @@ def check_fit(adapter: Adapter, parts: Mapping[str, Located]) -> None:
 
 def merge(transformer: nn.Module, adapter: Adapter) -> nn.Module:
     """The transformer with the LoRA added to its weights and nothing of peft left; it is changed in place."""
+    from peft import LoraConfig, PeftModel, set_peft_model_state_dict  # seconds that a start without an adapter saves
+    from peft.utils import load_peft_weights
+
     folder = adapter.folder / "lora"
     try:
         config = replace(LoraConfig.from_pretrained(folder), inference_mode=True)
-        wrapped = PeftModel(transformer, config)
-        found = set_peft_model_state_dict(wrapped, load_peft_weights(str(folder), device="cpu"))
+        wrapped = PeftModel(transformer, config, low_cpu_mem_usage=True)  # gigabytes that would be drawn in vain
+        weights = load_peft_weights(str(folder), device="cpu")
+        found = set_peft_model_state_dict(wrapped, weights, low_cpu_mem_usage=True)
         missing = [name for name in found.missing_keys if "lora_" in name]
         if missing or found.unexpected_keys:
             raise ValueError(f"weights that do not fit: {', '.join([*missing, *found.unexpected_keys][:3])} ...")
@@ -169,6 +171,8 @@ def _squeezes(aggregation: Path) -> dict[str, int]:
 
 
 def _rank(lora: Path) -> dict[str, int]:
+    from peft import LoraConfig
+
     config = LoraConfig.from_pretrained(lora)
     return {"rank": max(config.r, *config.rank_pattern.values()) if config.rank_pattern else config.r}
 

@@ -25,7 +25,7 @@ from .sources import LoadError, Located, check_weights, locate, revision_of
 from .turns import HOST, Turns
 from .vae import PreviewMap, Vae
 
-__all__ = ["LoadError", "Models", "check_bitsandbytes", "load"]
+__all__ = ["LoadError", "Models", "check_bitsandbytes", "find_device", "load"]
 
 LEAST_BITSANDBYTES = "0.48"  # before that an 8-bit model could not be moved off the card and back
 
@@ -76,9 +76,11 @@ def load(
         named = next(f"{repo}@{revision}" for repo, revision in revisions.items())
         raise LoadError(f"The weights come from {folder}, so --revision {named} has no use. Leave one of the two out.")
     added = wanted_by(profile, adapter)
-    place = _device(device or profile.device, profile.name)
+    place = find_device(device or profile.device, profile.name)
     if profile.mllm_8bit:
-        check_bitsandbytes()
+        check_bitsandbytes(place)
+    if compiled:
+        check_compiler(place)
     parts = locate(profile, (added.revisions if added else {}) | dict(revisions or {}))
     if added:
         parts["aggregation"] = added.part("aggregation")
@@ -138,7 +140,8 @@ def _loaded(
     )
 
 
-def _device(wanted: str, profile: str) -> torch.device:
+def find_device(wanted: str, profile: str) -> torch.device:
+    """The device of that name, tried out; raises LoadError where it is of no use."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
@@ -156,8 +159,9 @@ def _device(wanted: str, profile: str) -> torch.device:
     return tried.device
 
 
-def check_bitsandbytes() -> None:
-    """Raises LoadError where bitsandbytes is missing or too old for a language model in 8-bit."""
+def check_bitsandbytes(place: torch.device) -> None:
+    """Raises LoadError where bitsandbytes is missing, too old for a language model in 8-bit, or does not work on the
+    device: transformers would go on, and then the files of the weights would have the blame."""
     try:
         found = version("bitsandbytes")
     except PackageNotFoundError:
@@ -167,6 +171,27 @@ def check_bitsandbytes() -> None:
             f"The language model in 8-bit needs bitsandbytes {LEAST_BITSANDBYTES} or newer; here it is {found}. "
             f"Install it: pip install -U bitsandbytes"
         )
+    try:
+        from bitsandbytes.nn import Linear8bitLt
+
+        layer = Linear8bitLt(32, 32, bias=False, has_fp16_weights=False, threshold=6.0).to(place)
+        layer(torch.ones(1, 32, dtype=torch.float16, device=place))
+    except Exception as error:  # a library that is missing or not for this card says so in a dozen ways
+        raise LoadError(
+            f"bitsandbytes {found} does not work on {place} ({reason(error)}). Install one for this card and its "
+            f"driver: pip install -U bitsandbytes"
+        ) from error
+
+
+def check_compiler(place: torch.device) -> None:
+    """Raises LoadError where torch.compile has no compiler to use; else that would only show in the first picture."""
+    try:
+        torch.compile(torch.sin)(torch.ones(8, device=place))
+    except Exception as error:  # inductor, triton and the C++ compiler each have errors of their own
+        raise LoadError(
+            f"Nothing can be compiled for {place} here ({reason(error)}). Install a C++ compiler, and triton for a "
+            f"card, or leave --compile out."
+        ) from error
 
 
 def _fits(models: Models) -> None:

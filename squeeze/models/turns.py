@@ -63,6 +63,8 @@ class Turns:
         for modules in self._groups.values():
             for module in modules:
                 module.leave()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # else the blocks of those that left lie split under those that come
 
 
 class _Movable:
