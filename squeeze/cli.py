@@ -20,9 +20,10 @@ from PIL import Image
 
 from .balance import PRESETS
 from .cli_bench import add_bench
+from .cli_checks import above_zero, at_least_one, check_writable, share
 from .cli_evaluate import add_evaluate
 from .cli_models import add_models, load_models
-from .evaluation.records import EvaluationError
+from .evaluation.records import EvaluationError, whole, write_text
 from .events import Encoded, Finished, StepDone
 from .images import content_hash, open_picture
 from .models.aggregation import MODES
@@ -95,19 +96,19 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("world", choices=["plush"])
     train.add_argument("--part", required=True, choices=["vae", "mllm", "probe", "phase1", "phase2"])
     box = train.add_mutually_exclusive_group(required=True)
-    box.add_argument("--minutes", type=float, help="stop after so many minutes")
-    box.add_argument("--steps", type=int, help="stop at this step number")
+    box.add_argument("--minutes", type=above_zero, help="stop after so many minutes")
+    box.add_argument("--steps", type=at_least_one, help="stop at this step number")
     train.add_argument("--resume", type=Path, help="a folder with a checkpoint, or with weights to start from")
     train.add_argument("--out", type=Path, default=Path("runs/plush"), help="where weights and checkpoints go")
     train.add_argument("--device", default="cpu", help="cpu or cuda")
-    train.add_argument("--rate", type=float, help="peak learning rate; each part has its own if left out")
-    train.add_argument("--batch", type=int, help="samples a step; each part has its own if left out")
+    train.add_argument("--rate", type=above_zero, help="peak learning rate; each part has its own if left out")
+    train.add_argument("--batch", type=at_least_one, help="samples a step; each part has its own if left out")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--compile", action="store_true", help="phases only: minutes of compiling, then faster steps")
     ablation = train.add_argument_group("ablations", "phases only")
     ablation.add_argument("--mode", default="dla", choices=MODES, help="how the MLLM's layers are aggregated")
     ablation.add_argument("--layers", default="all", choices=("early", "middle", "late", "all"), help="which are read")
-    ablation.add_argument("--dropout", type=_share, default=0.15, help="how often a condition is dropped by itself")
+    ablation.add_argument("--dropout", type=share, default=0.15, help="how often a condition is dropped by itself")
     train.set_defaults(run=_train)
 
     add_evaluate(commands, _balance)
@@ -118,17 +119,6 @@ def _parser() -> argparse.ArgumentParser:
 def _balance(text: str) -> tuple[float | str, ...]:
     """A preset's balances or three numbers."""
     return PRESETS.get(text) or _numbers(text)
-
-
-def _share(text: str) -> float:
-    """A number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text}")
-    return value
 
 
 def _numbers(text: str) -> tuple[int | float | str, ...]:
@@ -151,6 +141,9 @@ def _generate(options: argparse.Namespace) -> int:
         raise RequestError("out_suffix", value=options.out)
     if not options.out.parent.is_dir():
         raise RequestError("out", value=options.out, folder=options.out.parent)
+    beside = options.out.with_suffix(".json")
+    for path in (options.out, beside):
+        check_writable(path)
     models = load_models(options, find_profile(request.profile), options.device, partial(print, file=sys.stderr))
     status = 0
     for event in generate(models, request):
@@ -159,9 +152,9 @@ def _generate(options: argparse.Namespace) -> int:
         elif isinstance(event, StepDone) and sys.stderr.isatty():
             print(f"\rstep {event.step + 1} of {event.steps}", end="", file=sys.stderr, flush=True)
         elif isinstance(event, Finished):
-            write_png(event.image, event.recipe, options.out)
-            beside = options.out.with_suffix(".json")
-            beside.write_text(to_text(event.recipe) + "\n", encoding="utf-8")
+            with whole(options.out) as part:
+                write_png(event.image, event.recipe, part)
+            write_text(beside, to_text(event.recipe) + "\n")
             print(f"\nWrote {options.out} and {beside} in {event.seconds:.1f} s.", file=sys.stderr)
             if options.json:
                 print(json.dumps({"out": str(options.out), "seconds": round(event.seconds, 3), "recipe": event.recipe}))
@@ -218,6 +211,7 @@ def _train(options: argparse.Namespace) -> int:
     from .training.phases import Variant  # the trainers' imports are not needed to draw
     from .training.run import train_plush
 
+    check_writable(options.out / "training.json")
     for stop in (signal.SIGINT, signal.SIGTERM):  # either way the loop writes its checkpoint before it ends
         signal.signal(stop, signal.default_int_handler)
     command = shlex.join(["python", "-m", "squeeze", *sys.argv[1:]])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .cli_checks import above_zero, check_writable
 from .models.loading import LoadError
 from .request import RequestError
 
@@ -18,7 +18,7 @@ from .request import RequestError
 def add_bench(commands: Any) -> None:
     """Adds the command to the parser's `commands`."""
     bench = commands.add_parser("bench", help="time, memory, FLOPs and equalities, with random weights")
-    bench.add_argument("--minutes", type=_minutes, default=20.0, help="blocks share so many minutes; 20 if left out")
+    bench.add_argument("--minutes", type=above_zero, default=20.0, help="blocks share so many minutes; 20 if left out")
     bench.add_argument("--device", choices=["cpu", "cuda"], help="cuda where there is one, if left out")
     bench.add_argument(
         "--json", nargs="?", const="-", metavar="FILE",
@@ -27,16 +27,6 @@ def add_bench(commands: Any) -> None:
     )  # fmt: skip
     bench.add_argument("--only", nargs="+", default=[], metavar="BLOCK", help="run these blocks alone")
     bench.set_defaults(run=_bench)
-
-
-def _minutes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
-    return value
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -66,6 +56,7 @@ def _kept(file: Path, made: dict[str, str]) -> dict[str, Any]:
     figures are another machine's or it is no report."""
     if not file.parent.is_dir():
         raise RequestError("out", value=file, folder=file.parent)
+    check_writable(file)
     if not file.exists():
         return {}
     try:

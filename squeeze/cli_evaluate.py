@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .balance import PRESETS
+from .cli_checks import check_writable
 from .cli_models import FLAGS, add_models, load_models
 from .models.loading import LoadError, load
 from .models.profiles import PROFILES, find_profile
@@ -156,6 +157,8 @@ def _check_plush(options: argparse.Namespace) -> None:
             raise EvaluationError(f"--{given[0]} has no use with --{way}. Leave one of the two out.")
     if options.sheet and options.sheet.suffix.lower() != ".png":
         raise RequestError("out_suffix", value=options.sheet)
+    if options.sheet:
+        check_writable(options.sheet)
 
 
 def _table(options: argparse.Namespace) -> int:

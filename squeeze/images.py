@@ -43,7 +43,7 @@ def open_picture(source: str | Path | bytes | Image.Image, name: str = "") -> Im
 
 def open_upload(source: str | Path | bytes | Image.Image, name: str = "") -> Upload:
     """A file, its bytes or a PIL picture as a clean picture and what was lost in the cleaning, decoded once. Raises
-    RequestError for what is no picture, damaged or too large."""
+    RequestError for what is not there, no picture, damaged or too large."""
     name = name or (Path(source).name if isinstance(source, str | Path) else "The picture")
     if not isinstance(source, Image.Image):
         size = len(source) if isinstance(source, bytes) else _file_size(source, name)
@@ -68,6 +68,8 @@ def open_upload(source: str | Path | bytes | Image.Image, name: str = "") -> Upl
 
 
 def _file_size(source: str | Path, name: str) -> int:
+    if not os.path.exists(source):
+        raise RequestError("no_file", value=name)
     if not os.path.isfile(source):
         raise RequestError("not_a_picture", value=name)
     return os.path.getsize(source)

@@ -1,6 +1,7 @@
 """The API of a running page, as scripts call it."""
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,7 @@ from squeeze.recipe import read_png, to_text
 from squeeze.recipe_forms import to_client
 
 PROFILE = PROFILES["plush"]
+NO_CURL = "There is no curl to try the README's example with. Install it, for example: apt-get install curl"
 
 
 @pytest.fixture(scope="session")
@@ -176,7 +178,7 @@ def test_the_readmes_client_example_runs(server):
 
 def test_the_readmes_curl_example_runs(server):
     if shutil.which("curl") is None:
-        pytest.skip("There is no curl here")
+        pytest.fail(NO_CURL) if os.environ.get("CI") else pytest.skip(NO_CURL)
 
     def asked(command):
         return subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True).stdout

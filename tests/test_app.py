@@ -1,11 +1,18 @@
 """The flags of app.py: a slip ends with a sentence and exit code 2, and quickly."""
 
+import base64
+import io
 import json
 import shutil
 import socket
 import urllib.request
 
+import pytest
+from browsing import EXAMPLE
+from PIL import Image
+
 import app
+from squeeze.recipe import read_png
 from squeeze.ui.page import build, launch
 
 
@@ -86,21 +93,41 @@ def free():
         return str(probe.getsockname()[1])
 
 
-def test_mcp_offers_the_two_endpoints(models):
-    """As an agent asks for it: JSON-RPC over HTTP. Every type must be one that a JSON schema knows."""
+@pytest.fixture(scope="module")
+def agents(models):
+    """What an agent asks for, as it asks: JSON-RPC over HTTP."""
     page = build(models)
     address = launch(page, "127.0.0.1", int(free()), mcp=True)
-    try:
-        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).encode()
+
+    def ask(method, **params):
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
         headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
         with urllib.request.urlopen(urllib.request.Request(f"{address}gradio_api/mcp/", body, headers)) as answer:
-            data = next(row for row in answer.read().decode().splitlines() if row.startswith("data: "))
-    finally:
-        page.close(verbose=False)
-    tools = json.loads(data.removeprefix("data: "))["result"]["tools"]
+            data = [row for row in answer.read().decode().splitlines() if row.startswith("data: ")]
+        return json.loads(data[-1].removeprefix("data: "))["result"]
+
+    yield ask
+    page.close(verbose=False)
+
+
+def test_mcp_offers_the_two_endpoints(agents):
+    """Every type must be one that a JSON schema knows."""
+    tools = agents("tools/list")["tools"]
     assert [tool["name"] for tool in tools] == ["generate", "recipe"]
     assert tools[1]["description"].startswith("Read the recipe in a PNG")
     assert tools[0]["description"].startswith("Draw the subject of a reference picture")
     fields = tools[0]["inputSchema"]["properties"]
     assert {field["type"] for field in fields.values()} <= {"string", "number", "array"}, "not a JSON schema's types"
     assert set(tools[0]["inputSchema"]["required"]) == {"reference", "prompt"}
+
+
+def test_an_agent_gets_picture_and_recipe(agents):
+    reference = f"data:image/png;base64,{base64.b64encode(EXAMPLE.read_bytes()).decode()}"
+    asked = {"reference": reference, "prompt": "in the snow", "seed": 7, "steps": 3}
+    answer = agents("tools/call", name="generate", arguments=asked, _meta={"progressToken": 1})
+    assert not answer["isError"], answer["content"][0]["text"]
+    picture, address, recipe = answer["content"]
+    assert Image.open(io.BytesIO(base64.b64decode(picture["data"]))).getextrema() != ((0, 0),) * 3, "a black picture"
+    with urllib.request.urlopen(address["text"].removeprefix("Image URL: ")) as png:  # the one inside has no recipe
+        assert read_png(io.BytesIO(png.read()))["seed"] == 7
+    assert "'seed': 7," in recipe["text"]

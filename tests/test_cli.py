@@ -1,5 +1,6 @@
 """The command line as a user runs it: a PNG with its recipe, one JSON object, sentences and exit 2 for mistakes."""
 
+import errno
 import json
 import math
 import os
@@ -29,6 +30,13 @@ EXAMPLE = str(sorted((ROOT / "assets" / "examples").glob("*.png"))[0])
 def generate(tmp_path: Path, *options: str, prompt: str = "on the beach", reference: str = EXAMPLE) -> int:
     given = ["--reference", reference, "--prompt", prompt, "--out", str(tmp_path / "out.png")]
     return main(["generate", *given, *options])
+
+
+@pytest.fixture
+def forbid_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake that shows beforehand must not cost the time of a picture."""
+    for place in ("squeeze.cli.load_models", "squeeze.cli_evaluate.load"):
+        monkeypatch.setattr(place, lambda *_, **__: pytest.fail("models were loaded before the flags were checked"))
 
 
 def test_a_picture_with_its_recipe_and_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -96,6 +104,40 @@ def test_mistakes_get_a_sentence_and_exit_2(
     assert "Traceback" not in said.err
     assert said.out == "", "a mistake must leave stdout empty"
     assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize("taken", ["out.png", "out.json"])
+def test_a_folder_where_a_file_should_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], forbid_drawing: None, taken: str
+):
+    (tmp_path / taken).mkdir()
+    assert generate(tmp_path) == 2
+    assert f"{tmp_path / taken} is a folder" in capsys.readouterr().err
+    if taken == "out.png":
+        assert main(["evaluate", "plush", "--n", "1", "--sheet", str(tmp_path / taken)]) == 2
+        assert f"{tmp_path / taken} is a folder" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, forbid_drawing: None
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write wherever a test could forbid it
+    assert generate(tmp_path) == 2
+    assert f"Nothing can be written into {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written", ["squeeze.cli.write_png", "pathlib.Path.write_text"])
+def test_a_disk_that_is_full_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, written: str
+):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(written, full)
+    assert generate(tmp_path, "--steps", "1") == 2
+    said = capsys.readouterr()
+    assert "The disk is full" in said.err
+    assert said.out == ""
 
 
 @pytest.mark.parametrize(("prompt", "says"), [("", "empty"), (" \x00\x07 ", "empty"), ("x" * 10_000, "10,000")])

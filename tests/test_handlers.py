@@ -1,5 +1,8 @@
 """The page's handlers without browser and network: branches, recipes verified, the device shared, visits kept."""
 
+import os
+import re
+import time
 from pathlib import Path
 
 import gradio as gr
@@ -14,7 +17,7 @@ from squeeze.pipeline import generate
 from squeeze.recipe import write_png
 from squeeze.ui import recipes
 from squeeze.ui.handlers import Going
-from squeeze.ui.show import closing_line
+from squeeze.ui.show import closing
 from squeeze.ui.timeline import state
 from squeeze.ui.visits import Run
 
@@ -71,6 +74,9 @@ def test_generate_after_a_branch_draws_it_again(handlers, form):
     value = shown["timeline"]["value"]
     assert (shown["steps"], shown["preset"], value["earlier"]) == (6, "custom", [[3, *BALANCE]])
     assert [shown[slider] for slider in PARTS.sliders] == list(OTHER)
+    for name, value_of in form().items():
+        if name not in ("reference", "steps", "timeline"):
+            assert shown[name] == value_of, f"{name} does not go back to the branched run's"
     again = run(handlers, form() | {"timeline": value, "steps": shown["steps"], "seed": shown["seed"]})
     assert again["recipe"] == shown["recipe"]
 
@@ -272,14 +278,23 @@ def test_a_browsers_history_may_hold_anything(handlers, form):
             recipes.from_past([recipe], index)
 
 
-def test_a_copy_of_the_reference_gets_a_preset_that_helps(request_for):
+@pytest.mark.parametrize(
+    ("balance", "earlier", "preset"),
+    [
+        ((1.0, 1.0, 1.0), (), "paper"), ((0.5, 0.5, 0.5), (), "paper"), (BALANCE, (), "meaning"),
+        ((0.0, 0.5, 0.75), (), "meaning"), ((0.0, 0.2, 0.0), (), "meaning"), ((0.0, 0.0, 0.0), (), None),
+        (BALANCE, ((1, 1.0, 1.0, 1.0),), "paper"), ((0.0, 0.0, 0.0), ((1, 1.0, 0.0, 0.0),), "paper"),
+    ],
+)  # fmt: skip
+def test_a_copy_of_the_reference_gets_a_preset_with_less_identity(request_for, balance, earlier, preset):
     copied, other = random_picture(0, 64, 64), random_picture(1, 64, 64)
-    for balance, preset in (((1.0, 1.0, 1.0), "paper"), (BALANCE, "meaning")):
-        asked = request_for(references=(other, copied), balance=balance)
-        run_of_it = Run(id="1", request=asked, counts=(2, 2, 2))
-        said = [closing_line(Finished(image=one, recipe={}, seconds=1.0), run_of_it) for one in (copied, good())]
-        assert said[0].endswith(f"try the preset {preset}.")
-        assert said[1] == f"Done in 1.0 s · seed {asked.seed}"
+    asked = request_for(references=(other, copied), balance=balance, earlier=earlier)
+    run_of_it = Run(id="1", request=asked, counts=(2, 2, 2))
+    said = [closing(Finished(image=one, recipe={}, seconds=1.0), run_of_it) for one in (copied, good())]
+    assert re.findall(r'data-preset="(\w*)"', said[0]) == [preset] * (preset is not None)
+    assert "nearly the one you gave" in said[0]
+    assert "nearly" not in said[1], "another picture is taken for a copy"
+    assert "offer" not in said[1]
 
 
 # --- what is kept ---------------------------------------------------------------------------------------------------
@@ -308,3 +323,26 @@ def test_runs_of_one_upload_share_its_pixels(handlers, form):
     pictures = {id(one.request.references[0]) for one in visit.runs.values()}
     assert len(pictures) == 1, "every run keeps a copy of its upload, which nobody counts"
     assert content_hash(open_picture(form()["reference"]["path"])) in visit.references
+
+
+def test_an_upload_that_is_used_does_not_age_and_one_that_is_gone_is_said_to_be(handlers, form):
+    path, old = Path(form()["reference"]["path"]), 1_000_000_000.0
+    recipe = run(handlers, form())["recipe"]
+    for use in (
+        lambda: run(handlers, form()),
+        lambda: whole(handlers.verify(PARTS, recipe, [form()["reference"]], ANN)),
+    ):
+        os.utime(path, (old, old))
+        use()
+        assert time.time() - path.stat().st_mtime < 600, "gradio will delete a picture that is in use"
+    asked = form()
+    path.unlink()
+    with pytest.raises(gr.Error, match=r"^'?toy\.png is no longer here.*Upload it again"):
+        run(handlers, asked)
+    assert not handlers.line.busy
+
+
+@pytest.mark.parametrize("steps", [0, None, 101, "many"])
+def test_a_wrong_number_of_steps_is_named_though_the_borders_were_moved(handlers, form, steps):
+    with pytest.raises(gr.Error, match=f"Steps must be a whole number from 1 to 100, not {steps}"):
+        run(handlers, form(counts=(13, 6, 6), steps=steps))

@@ -13,7 +13,15 @@ SOURCES = {
     for path in [ROOT / "app.py", *sorted((ROOT / "squeeze").rglob("*.py"))]
 }
 LAYERS = [  # from the top; a module may import from its own row and from rows below
-    ("app", "squeeze.cli", "squeeze.cli_evaluate", "squeeze.cli_bench", "squeeze.cli_models", "squeeze.__main__"),
+    (
+        "app",
+        "squeeze.cli",
+        "squeeze.cli_evaluate",
+        "squeeze.cli_bench",
+        "squeeze.cli_models",
+        "squeeze.cli_checks",
+        "squeeze.__main__",
+    ),
     ("squeeze.ui", "squeeze.training", "squeeze.evaluation", "squeeze.plush", "squeeze.bench"),
     ("squeeze.pipeline",),
     ("squeeze.conditioning", "squeeze.identity", "squeeze.checks", "squeeze.previews"),

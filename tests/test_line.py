@@ -97,13 +97,26 @@ def test_a_full_line_reaches_page_and_api_as_a_sentence(handlers, form):
     assert 'data-state="failed"' in shown[-1]["status"]
     asked = {"reference": form()["reference"], "prompt": "a toy", "steps": 2}
     with pytest.raises(gr.Error, match="the line takes no more"):
-        next(handlers.generate(SimpleNamespace(session_hash="cid"), **asked))
+        next(handlers.generate(SimpleNamespace(session_hash="cid", headers={}), **asked))
     assert 'data-state="done"' in whole(first)["status"]
+
+
+def test_agents_wait_each_by_itself(handlers, form):
+    """They all come in one session, that of gradio's MCP server."""
+    agent = SimpleNamespace(session_hash="mcp", headers={"x-gradio-user": "mcp"})
+    asked = {"reference": form()["reference"], "prompt": "a toy", "steps": 2, "cfg": 1}
+    runs = [handlers.generate(agent, **asked) for _ in range(3)]
+    next(runs[0])
+    assert [next(run)[1]["place"] for run in runs[1:]] == [1, 2]
+    for run in runs:
+        run.close()
 
 
 def test_leaving_while_waiting_takes_nothing(handlers, form):
     asked = {"reference": form()["reference"], "prompt": "a toy", "steps": 2, "cfg": 1}
-    first, waiting = (handlers.generate(SimpleNamespace(session_hash=name), **asked) for name in ("ann", "bob"))
+    first, waiting = (
+        handlers.generate(SimpleNamespace(session_hash=name, headers={}), **asked) for name in ("ann", "bob")
+    )
     next(first)
     assert next(waiting)[1]["place"] == 1
     waiting.close()

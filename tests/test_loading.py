@@ -1,6 +1,5 @@
 """Weights that are missing, damaged, or of different models are refused with the folder's name and the remedy."""
 
-import json
 import shutil
 from dataclasses import replace
 from itertools import product
@@ -13,6 +12,7 @@ from tiny import CHANNELS, make_aggregation, make_vae, randomised, tiny_profile
 from squeeze.models.aggregation import Aggregation
 from squeeze.models.loading import LoadError, load
 from squeeze.models.profiles import PROFILES
+from squeeze.training.run import revision
 
 
 @pytest.fixture
@@ -36,9 +36,12 @@ def test_everything_is_placed_and_in_evaluation_mode(models):
     assert models.revision == "tiny"
 
 
-def test_the_shipped_weights_load(tmp_path):
-    shipped = load(PROFILES["plush"])
-    assert shipped.revision == json.loads((PROFILES["plush"].folder / "training.json").read_text())["revision"]
+def test_the_shipped_weights_load_and_are_those_of_their_record():
+    folder = PROFILES["plush"].folder
+    assert load(PROFILES["plush"]).revision == revision(folder), "training.json is of other weights than lie beside it"
+    sizes = [path.stat().st_size for path in folder.rglob("*.safetensors")]
+    assert max(sizes) < 15_000_000, "a file that git should not hold"
+    assert sum(sizes) < 30_000_000, "more than a clone should bring"
 
 
 def test_a_vae_without_a_preview_map_gets_one(folder, tmp_path):

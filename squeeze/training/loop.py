@@ -23,6 +23,9 @@ from diffusers import ConfigMixin
 from PIL import Image
 from torch import Tensor, nn
 
+from ..models.failures import reason, trouble
+from ..models.loading import LoadError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -147,11 +150,12 @@ def fit(
     checkpoint, or any other folder that `part` has already loaded its weights from; `pause_at` ends early without
     changing the schedule of `steps`.
     """
-    if (minutes is None) == (steps is None):
-        raise ValueError("give either minutes or steps")
+    box = minutes if steps is None else steps
+    if (minutes is None) == (steps is None) or not 0 < box < math.inf:
+        raise ValueError(f"give either minutes or steps, above 0, not {minutes} and {steps}")
     out.mkdir(parents=True, exist_ok=True)
     rank, world = rank_and_world()
-    schedule, model, file = part.schedule, part.model, f"checkpoint-{part.name}.pt"
+    schedule, model, file = part.schedule, part.model, checkpoint_name(part.name)
     optimiser = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], schedule.rate, (0.9, 0.98), weight_decay=schedule.decay
     )
@@ -160,11 +164,7 @@ def fit(
             dist.broadcast(value, 0)
     ema, first = Ema(model, schedule.ema), 0
     if resume is not None and (resume / file).exists():
-        kept = torch.load(resume / file, map_location="cpu", weights_only=True)
-        model.load_state_dict(kept["model"])
-        optimiser.load_state_dict(kept["optimiser"])
-        ema.state = {key: value.to(ema.state[key].device) for key, value in kept["ema"].items()}
-        first = kept["step"]
+        first = _restore(resume / file, model, optimiser, ema)
     device = next(model.parameters()).device
     began = saved = time.monotonic()
     mean: float | None = None
@@ -181,7 +181,7 @@ def fit(
 
     try:
         while True:
-            fraction = step / steps if steps is not None else elapsed / (60 * (minutes or 1))
+            fraction = (elapsed / 60 if steps is None else step) / box
             if fraction >= 1 or step == pause_at:
                 break
             for group in optimiser.param_groups:
@@ -207,6 +207,29 @@ def fit(
     finally:
         if rank == 0 and step > 0:  # also where nothing was left to do: a kill may have come between the two writes
             write()
+
+
+def checkpoint_name(part: str) -> str:
+    """The file, in its folder, that a training of a part resumes from."""
+    return f"checkpoint-{part}.pt"
+
+
+def _restore(file: Path, model: nn.Module, optimiser: torch.optim.Optimizer, ema: Ema) -> int:
+    """Takes everything over from a checkpoint and gives its step. Raises LoadError where it is damaged or another
+    model's."""
+    try:
+        kept = torch.load(file, map_location="cpu", weights_only=True)
+        model.load_state_dict(kept["model"])
+        optimiser.load_state_dict(kept["optimiser"])
+        ema.state = {key: value.to(ema.state[key].device) for key, value in kept["ema"].items()}
+        return kept["step"]
+    except Exception as error:  # torch raises half a dozen types for a damaged file
+        if trouble(error):
+            raise
+        raise LoadError(
+            f"The checkpoint {file} is damaged or another model's ({reason(error)}). Move it away to go on from the "
+            f"weights beside it, or name another folder with --resume."
+        ) from error
 
 
 def show_progress(progress: Iterator[Progress], name: str) -> Progress | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ import torch.distributed as dist
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, GotOcr2ImageProcessorPil, InternVLForConditionalGeneration
 
+from ..models.loading import LoadError, find_device
 from ..models.mllm import Mllm
 from ..models.profiles import PROFILES
-from .loop import Part, Progress, fit, rank_and_world, show_progress
+from .loop import Part, Progress, checkpoint_name, fit, rank_and_world, show_progress
 from .mllm import MllmPart
 from .parts import ProbePart, VaePart
 from .phases import PhasePart, Variant
 
-PARTS = ("vae", "mllm", "probe", "phase1", "phase2")
 WRITES = {"vae": ("vae",), "mllm": ("mllm",), "probe": ("probe",)}  # phases write aggregation and transformer
 
 
@@ -37,9 +38,16 @@ def train_plush(
     two thirds of the time on a CPU; `variant` is what an ablation changes in phases that start afresh. Under `torchrun`
     its processes train one model together, each on its own samples. Phases and probe take the frozen MLLM and VAE from
     `out`, or from the shipped weights where it has none yet; phase 2 starts from phase 1's aggregation and transformer
-    in `resume`.
+    in `resume`. Raises LoadError before anything is written where `resume` holds nothing to start from or the device
+    is of no use.
     """
-    if dist.is_torchelastic_launched():
+    launched = dist.is_torchelastic_launched()
+    if launched and device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"  # a card for each process
+    device = str(find_device(device, "plush"))
+    if launched:
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     rank, world = rank_and_world()
     if world > 1:
@@ -62,9 +70,17 @@ def make_part(
     compiled: bool = False,
     variant: Variant | None = None,
 ) -> Part:
-    """A part ready to train, from the weights in `resume` where it has them."""
+    """A part ready to train, from the weights in `resume` where it has them. Raises LoadError where it has neither
+    weights nor a checkpoint of the part."""
     names = WRITES.get(part, ("aggregation", "transformer"))
     start = resume if resume is not None and all((resume / name / "config.json").exists() for name in names) else None
+    if resume is not None and start is None and not (resume / checkpoint_name(part)).is_file():
+        wanted = " and ".join(f"{name}/" for name in names)
+        what = f"The folder {resume} has neither {checkpoint_name(part)} nor {wanted}, so {part} cannot start from it"
+        raise LoadError(
+            f"{what if resume.is_dir() else f'There is no folder {resume} to start from'}. Name another with --resume, "
+            f"or leave it out to start afresh."
+        )
     profile = PROFILES["plush"]
     options: dict[str, Any] = {"device": device, "seed": seed, "start": start, "batch": batch, "rate": rate}
 

@@ -24,11 +24,11 @@ from ..images import content_hash, open_picture
 from ..models.loading import Models
 from ..pipeline import Resume, branched, default_request, generate, plan
 from ..recipe import RecipeError, differences, read_file
-from ..request import Request, RequestError, is_whole
+from ..request import Request, RequestError, check_whole, is_whole
 from . import recipes, texts, timeline, views
 from .film import film
 from .line import Ahead, Line, LineError, Place
-from .sent import from_json, path_of
+from .sent import from_json, kept, path_of, picture_of
 from .show import Parts, Shown, Visitor, begin, show, unchosen, written
 from .visits import Run, Visits
 
@@ -60,7 +60,9 @@ class Handlers:
     def run(self, parts: Parts, form: dict[str, Any], visitor: Visitor, going: Going | None = None) -> Iterator[Shown]:
         """One generation as the page shows it; `form` are the page's inputs by name."""
         try:
-            form |= timeline.read(form.pop("timeline"), from_json("steps", form["steps"]))
+            steps = from_json("steps", form["steps"])
+            check_whole("steps", steps, 1, self.models.profile.limits.steps)  # before the borders, which add up to them
+            form |= timeline.read(form.pop("timeline"), steps)
             if form.pop("random"):
                 form["seed"] = secrets.randbelow(2**31)
             form["more"] = [form.pop(name) for name in list(form) if name.startswith("reference_")]
@@ -184,7 +186,7 @@ class Handlers:
             if None in map(path_of, further):
                 raise RequestError("not_a_picture", value="more")
             request = self.request(reference, prompt, further, stage_steps=stage_steps, **given)
-            place = self.line.enter(str(visitor.session_hash), request.steps * per_step(request))
+            place = self.line.enter(caller(visitor), request.steps * per_step(request))
         except (RequestError, LineError) as error:
             raise sentence(error) from error
         try:
@@ -226,7 +228,7 @@ class Handlers:
             raise RequestError("too_many_references", value=len(paths), limit=profile.limits.references)
         fields = {name: from_json(name, value) for name, value in asked.items()}
         fields["prompt"] = prompt if isinstance(prompt, str) else ""
-        return default_request(profile, references=tuple(map(open_picture, paths)), **fields).checked(profile.limits)
+        return default_request(profile, references=tuple(map(picture_of, paths)), **fields).checked(profile.limits)
 
     def choose(self, parts: Parts, run: Any, step: Any, session: str) -> Shown:
         """A frame of the filmstrip was picked to branch from, or let go (`step` is null). Anything may be sent."""
@@ -249,12 +251,19 @@ class Handlers:
 
     def find(self, recipe: dict[str, Any], given: Sequence[Any], visitor: Visitor) -> list[recipes.Found | None]:
         """The recipe's references, see recipes.find_references; `given` are the pictures in the boxes."""
-        return recipes.find_references(recipe, list(map(path_of, given)), self.known, self.visits, visitor.session)
+        boxes = [path and kept(path) for path in map(path_of, given)]
+        return recipes.find_references(recipe, boxes, self.known, self.visits, visitor.session)
 
 
 def per_step(request: Request) -> int:
     """Forwards of the transformer at each step."""
     return 1 if request.cfg == 1 else 2
+
+
+def caller(visitor: gr.Request) -> str:
+    """Whose place in the line a call of the API takes. Agents all come in one session, that of gradio's MCP server, so
+    each of their calls stands by itself."""
+    return secrets.token_hex(8) if visitor.headers.get("x-gradio-user") == "mcp" else str(visitor.session_hash)
 
 
 def waiting(ahead: Ahead) -> str:

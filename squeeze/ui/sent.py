@@ -6,10 +6,17 @@ bombs, and answer a number out of range in its own words. Our checks in request.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from gradio.data_classes import ImageData, ListFiles
 from gradio_client.utils import is_file_obj_with_meta
+from PIL import Image
+
+from ..images import open_picture
+from ..request import RequestError
 
 WHOLE = ("steps", "stage_steps", "seed", "height", "width")  # fields of Request
 
@@ -39,6 +46,22 @@ def path_of(sent: Any) -> str | None:
     """The path of an uploaded file as gradio gives it after Sent."""
     path = sent.get("path") if isinstance(sent, dict) else None
     return path if isinstance(path, str) and path else None
+
+
+def kept(path: str) -> str:
+    """The path of an upload that is used, marked as new: gradio deletes uploads by the age of their last change, and
+    one that still shows in its box would be gone in the middle of a visit."""
+    with suppress(OSError, ValueError):  # gone, somebody else's file or no path: whoever opens it has a sentence
+        os.utime(path)
+    return path
+
+
+def picture_of(path: str) -> Image.Image:
+    """An upload as a clean picture, see open_picture. Raises RequestError, of its own kind where gradio has deleted
+    it."""
+    if not os.path.exists(kept(path)):
+        raise RequestError("gone", value=Path(path).name)
+    return open_picture(path)
 
 
 def from_json(name: str, value: Any) -> Any:

@@ -1,0 +1,54 @@
+"""What every command asks of its flags before any work begins: numbers that make sense, files that can be written."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from pathlib import Path
+
+from .request import RequestError
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    value = _float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = _float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text}")
+    return value
+
+
+def at_least_one(text: str) -> int:
+    """A whole number from 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text}")
+    return value
+
+
+def check_writable(path: Path) -> None:
+    """Raises RequestError where a file cannot be written, which an hour's work must not end with: `path` is a folder,
+    or the nearest folder above it that is there takes no files."""
+    if os.path.isdir(path):
+        raise RequestError("out_folder", value=path)
+    above = next(folder for folder in path.absolute().parents if os.path.exists(folder))
+    if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
+        raise RequestError("out_closed", value=path, folder=above)
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

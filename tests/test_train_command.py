@@ -1,0 +1,104 @@
+"""Mistakes on the command line of a training get a sentence and exit 2 before anything is trained or written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from squeeze.cli import main
+from squeeze.training.loop import fit
+from squeeze.training.parts import VaePart
+
+
+def train(out: Path, *options: str) -> int:
+    return main(["train", "plush", "--part", "vae", "--batch", "2", "--out", str(out), *options])
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The sentence that a training is refused with."""
+
+    def say(*options: str) -> str:
+        try:
+            status = train(tmp_path / "out", *options)
+        except SystemExit as error:  # argparse
+            status = error.code
+        assert status == 2
+        assert not (tmp_path / "out").exists(), "something was written"
+        return capsys.readouterr().err
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "says"),
+    [
+        *(("--minutes", value, "a number above 0") for value in ("-1", "0", "nan", "inf", "soon")),
+        *(("--steps", value, "a whole number from 1") for value in ("0", "-3", "1.5", "many")),
+    ],
+)
+def test_the_end_of_a_training(refused, flag: str, value: str, says: str):
+    assert f"argument {flag}: must be {says}, not {value}" in refused(flag, value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "says"),
+    [
+        ("--batch", "0", "a whole number from 1"),
+        ("--rate", "nan", "a number above 0"),
+        ("--dropout", "2", "a number from 0 to 1"),
+    ],
+)
+def test_other_numbers(refused, flag: str, value: str, says: str):
+    assert f"argument {flag}: must be {says}, not {value}" in refused("--steps", "1", flag, value)
+
+
+def test_the_loop_itself_takes_no_box_that_never_ends(tmp_path: Path):
+    for box in ({"minutes": -1}, {"minutes": float("nan")}, {"steps": 0}, {}, {"minutes": 1, "steps": 1}):
+        with pytest.raises(ValueError, match="above 0"):
+            next(fit(VaePart(batch=2), tmp_path, **box))
+
+
+def test_a_folder_to_resume_from_that_is_not_there_or_holds_nothing(refused, tmp_path: Path):
+    said = refused("--steps", "1", "--resume", str(tmp_path / "typo"))
+    assert f"There is no folder {tmp_path / 'typo'}" in said
+    assert "--resume" in said
+    (tmp_path / "empty").mkdir()
+    said = refused("--steps", "1", "--resume", str(tmp_path / "empty"))
+    assert f"{tmp_path / 'empty'} has neither checkpoint-vae.pt nor vae/" in said
+
+
+@pytest.mark.parametrize(("device", "says"), [("cuda", "torch sees no CUDA device"), ("toaster", "'toaster'")])
+def test_a_device_that_is_not_there(refused, monkeypatch: pytest.MonkeyPatch, device: str, says: str):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    said = refused("--steps", "1", "--device", device)
+    assert says in said
+    assert "--device cpu" in said
+
+
+def test_each_process_of_a_training_together_has_a_card_of_its_own(refused, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "torchrun sets it")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert "is to run on cuda:3" in refused("--steps", "1", "--device", "cuda")
+
+
+@pytest.mark.parametrize("how", ["cut", "rubbish", "empty", "another's", "hollow"])
+def test_a_damaged_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str):
+    file, model = tmp_path / "checkpoint-vae.pt", torch.nn.Linear(2, 2)
+    state = {"model": model.state_dict(), "optimiser": {}, "ema": {}, "step": 3}
+    torch.save({} if how == "hollow" else state, file)
+    whole = file.read_bytes()
+    file.write_bytes({"cut": whole[: len(whole) // 2], "rubbish": b"rubbish" * 99, "empty": b""}.get(how, whole))
+    before = file.read_bytes()
+    assert train(tmp_path, "--steps", "5", "--resume", str(tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert f"The checkpoint {file} is damaged or another model's" in said
+    assert said.count("\n") == 1, "one sentence, not a traceback"
+    assert file.read_bytes() == before, "what may be mended was written over"
+
+
+def test_a_file_where_the_weights_should_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "out").write_text("mine")
+    assert train(tmp_path / "out", "--steps", "1") == 2
+    assert f"Nothing can be written into {tmp_path / 'out'}" in capsys.readouterr().err
