@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
@@ -27,21 +26,6 @@ def tile(pixels: Tensor, columns: int) -> Image.Image:
     rows = pixels[: len(pixels) // columns * columns].float().clamp(-1, 1).unflatten(0, (-1, columns))
     sheet = rows.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
     return Image.fromarray(((sheet + 1) * 127.5).round().byte().cpu().numpy())
-
-
-def whiten(model: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Turns and stretches the channels of a VAE's latents so that `latents` (B, C, h, w), its own, get unit covariance,
-    and gives these; what it restores stays the same. Without it colour alone is most of their variance, and small
-    parts drown in noise that leaves the rest plain to see."""
-    channels = latents.shape[1]
-    values, axes = torch.linalg.eigh(torch.cov(latents.transpose(0, 1).flatten(1).double()))
-    there, back = (axes * values**power @ axes.T for power in (-0.5, 0.5))
-    last, first = model.encoder.conv_out, model.decoder.conv_in
-    with torch.no_grad():
-        for means in (last.weight[:channels], last.bias[:channels]):  # the rest are their log-variances
-            means.copy_(torch.einsum("ij,j...->i...", there, means.double()))
-        first.weight.copy_(torch.einsum("ojkl,ji->oikl", first.weight.double(), back))
-    return torch.einsum("ij,bjhw->bihw", there, latents.double()).float()
 
 
 class VaePart:
@@ -96,12 +80,10 @@ class VaePart:
         return tile(torch.cat([pixels, model.decode(model.encode(pixels).latent_dist.mean).sample]), 16)
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes `vae/`, its latents white over training renders, of zero mean and unit deviation, and the preview map
-        beside it."""
-        model = copy.deepcopy(model)
+        """Writes `vae/`, its latents scaled to zero mean and unit deviation over training renders, and the preview
+        map beside it."""
         pixels = to_unit(draw_labelled(512, 1_000_000, self._size, self._device)["pixels"])
         latents = torch.cat([model.encode(part).latent_dist.mean.float() for part in pixels.split(32)])
-        latents = whiten(model, latents)
         shift, scale = latents.mean().item(), 1 / latents.std().item()
         model.register_to_config(shift_factor=shift, scaling_factor=scale)
         save_bf16(model, folder / "vae")
