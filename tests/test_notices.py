@@ -239,9 +239,12 @@ def test_bytes_changed_at_random_never_escape(wanting):
     assert outcomes >= {"low_resolution", "animated", "damaged_picture"}, "the test no longer damages anything"
 
 
-@pytest.mark.parametrize("source", [b"", b"text", "missing.png"])
-def test_what_is_no_picture(wanting, source):
-    with pytest.raises(RequestError, match="could not be read"):
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [(b"", "could not be read"), (b"text", "could not be read"), ("missing.png", "There is no file")],
+)
+def test_what_is_no_picture(wanting, source, says):
+    with pytest.raises(RequestError, match=says):
         inspect(wanting(), source)
 
 
