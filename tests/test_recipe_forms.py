@@ -84,7 +84,7 @@ def called(code, monkeypatch):
     monkeypatch.setattr(handlers, "generate", generate)
     exec(compile(code, "client code", "exec"), {})
     assert sent[0].pop("api_name") == "/generate"
-    list(handlers.Handlers(MODELS, []).generate(SimpleNamespace(session_hash="ann"), **sent[0]))
+    list(handlers.Handlers(MODELS, []).generate(SimpleNamespace(session_hash="ann", headers={}), **sent[0]))
     return requests[0]
 
 
