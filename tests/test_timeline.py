@@ -49,7 +49,7 @@ class Demo:
     def run(self):
         for step in range(100):
             yield progress((16, 20, 64), step + 1)
-            time.sleep(0.02)
+            time.sleep(0.05)
         yield rest()
 
     def launch(self):
