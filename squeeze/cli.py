@@ -23,8 +23,9 @@ from .cli_bench import add_bench
 from .cli_checks import above_zero, at_least_one, check_writable, share
 from .cli_evaluate import add_evaluate
 from .cli_models import add_models, load_models
-from .evaluation.records import EvaluationError, whole, write_text
+from .evaluation.records import EvaluationError
 from .events import Encoded, Finished, StepDone
+from .files import WriteError, whole, write_text
 from .images import content_hash, open_picture
 from .models.aggregation import MODES
 from .models.loading import LoadError
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (RequestError, RecipeError, LoadError, EvaluationError) as error:
+    except (RequestError, RecipeError, LoadError, EvaluationError, WriteError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -208,6 +209,7 @@ def _pixels(before: Image.Image, now: Image.Image) -> list[str]:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from .training.loop import DivergedError
     from .training.phases import Variant  # the trainers' imports are not needed to draw
     from .training.run import train_plush
 
@@ -215,9 +217,14 @@ def _train(options: argparse.Namespace) -> int:
     for stop in (signal.SIGINT, signal.SIGTERM):  # either way the loop writes its checkpoint before it ends
         signal.signal(stop, signal.default_int_handler)
     command = shlex.join(["python", "-m", "squeeze", *sys.argv[1:]])
-    train_plush(
-        options.part, options.out, command=command, minutes=options.minutes, steps=options.steps,
-        resume=options.resume, device=options.device, seed=options.seed, rate=options.rate, batch=options.batch,
-        compiled=options.compile, variant=Variant(mode=options.mode, layers=options.layers, dropout=options.dropout),
-    )  # fmt: skip
+    try:
+        train_plush(
+            options.part, options.out, command=command, minutes=options.minutes, steps=options.steps,
+            resume=options.resume, device=options.device, seed=options.seed, rate=options.rate, batch=options.batch,
+            compiled=options.compile,
+            variant=Variant(mode=options.mode, layers=options.layers, dropout=options.dropout),
+        )  # fmt: skip
+    except DivergedError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0

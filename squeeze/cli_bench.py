@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .cli_checks import above_zero, check_writable
+from .files import write_text
 from .models.loading import LoadError
 from .request import RequestError
 
@@ -32,7 +33,6 @@ def add_bench(commands: Any) -> None:
 def _bench(options: argparse.Namespace) -> int:
     from .bench.rows import as_markdown
     from .bench.run import BLOCKS, chosen, made_on, run
-    from .evaluation.records import write_text
 
     names = chosen(options.only)
     if options.device == "cuda" and not torch.cuda.is_available():

@@ -17,6 +17,7 @@ import torch
 from .balance import PRESETS
 from .cli_checks import check_writable
 from .cli_models import FLAGS, add_models, load_models
+from .files import whole, write_text
 from .models.loading import LoadError, load
 from .models.profiles import PROFILES, find_profile
 from .recipe import number
@@ -138,7 +139,6 @@ def _photos(options: argparse.Namespace) -> int:
 
 def _write_sheet(path: Path | None, drawn: list[Any]) -> None:
     from .evaluation.plush import sheet
-    from .evaluation.records import whole
 
     if path:
         with whole(path) as part:
@@ -188,7 +188,7 @@ def _dreambench(options: argparse.Namespace) -> int:
     from accelerate import PartialState
 
     from .evaluation import comparison, dreambench, gallery, metrics, subjects
-    from .evaluation.records import Records, write_text
+    from .evaluation.records import Records
 
     _check(options)
     # 1 the photos and prompts, and the processes that accelerate started

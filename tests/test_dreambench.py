@@ -21,6 +21,7 @@ from squeeze.evaluation.dreambench import Drawn, Found, draw_list, summary
 from squeeze.evaluation.metrics import SCORES, load_metrics
 from squeeze.evaluation.records import EvaluationError, Records
 from squeeze.evaluation.subjects import Bench, read_bench
+from squeeze.files import WriteError
 from squeeze.images import content_hash, open_picture
 from squeeze.recipe import read_png
 from squeeze.request import RequestError
@@ -147,7 +148,7 @@ def test_a_full_disk_under_the_picture(run, monkeypatch, tmp_path, forwards):
         save(picture, path, **options)
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(EvaluationError, match=r"disk is full: .*\.png was not written.*same command again"):
+    with pytest.raises(WriteError, match=r"disk is full: .*\.png was not written.*same command again"):
         run()
     left = contents(tmp_path / "out")
     assert sum(name.endswith(".png") for name in left) == sum(name.endswith(".json") for name in left) == 2
@@ -164,7 +165,7 @@ def test_a_full_disk_under_the_scores(run, monkeypatch, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(EvaluationError, match="disk is full"):
+    with pytest.raises(WriteError, match="disk is full"):
         run()
     monkeypatch.undo()
     assert [name for name in contents(tmp_path / "out") if not name.endswith(".png")] == []

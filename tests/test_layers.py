@@ -26,7 +26,7 @@ LAYERS = [  # from the top; a module may import from its own row and from rows b
     ("squeeze.pipeline",),
     ("squeeze.conditioning", "squeeze.identity", "squeeze.checks", "squeeze.previews"),
     ("squeeze.models", "squeeze.sampling", "squeeze.images", "squeeze.encodings"),
-    ("squeeze.recipe", "squeeze.recipe_forms", "squeeze.request", "squeeze.events", "squeeze.balance"),
+    ("squeeze.recipe", "squeeze.recipe_forms", "squeeze.request", "squeeze.events", "squeeze.balance", "squeeze.files"),
 ]
 BESIDE = {  # rows that stand side by side: who may use whom
     "squeeze.ui": set(),
@@ -42,7 +42,7 @@ HOMES = {
     "peft": ("squeeze.models", "squeeze.training", "squeeze.evaluation", "squeeze.bench"),
     "diffusers": ("squeeze.models", "squeeze.training", "squeeze.evaluation", "squeeze.plush.probe", "squeeze.bench"),
 }
-TORCHLESS = ("squeeze.recipe", "squeeze.recipe_forms", "squeeze.request", "squeeze.events", "squeeze.balance")
+TORCHLESS = LAYERS[-1]
 
 
 def within(module, place):

@@ -1,12 +1,11 @@
-"""Results on disk: whole or not at all, a full disk in a sentence, and no two runs in one folder."""
+"""Results on disk: each comes back, a damaged one is none, and no two runs in one folder."""
 
-import errno
 import json
 from pathlib import Path
 
 import pytest
 
-from squeeze.evaluation.records import EvaluationError, Records, whole, write_text
+from squeeze.evaluation.records import EvaluationError, Records
 
 
 def files(folder: Path) -> set[str]:
@@ -26,45 +25,6 @@ def test_a_damaged_result_is_none(tmp_path: Path, rubbish: str):
     (tmp_path / "cases").mkdir()
     (tmp_path / "cases" / "a.json").write_text(rubbish)
     assert Records(tmp_path).read("a") is None
-
-
-@pytest.mark.parametrize(
-    ("number", "says"),
-    [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"), (errno.EROFS, "cannot be written")],
-)
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, number: int, says: str):
-    path = tmp_path / "a.json"
-    write_text(path, "before")
-
-    def half() -> None:
-        with whole(path) as part:
-            part.write_text("hal")
-            raise OSError(number, "what the system says")
-
-    with pytest.raises(EvaluationError, match=says) as caught:
-        half()
-    assert str(path) in str(caught.value)
-    assert path.read_text() == "before", "a failed write damaged the file it was to replace"
-    assert files(tmp_path) == {"a.json"}, "half a file was left"
-
-
-def test_a_stop_leaves_what_was_there(tmp_path: Path):
-    path = tmp_path / "a.json"
-
-    def stopped() -> None:
-        with whole(path) as part:
-            part.write_text("hal")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stopped()
-    assert files(tmp_path) == set()
-
-
-def test_a_folder_that_cannot_be(tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(EvaluationError, match="choose another folder"):
-        write_text(tmp_path / "file" / "a.json", "")
 
 
 def test_one_run_a_folder(tmp_path: Path):

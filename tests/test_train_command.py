@@ -1,9 +1,11 @@
 """Mistakes on the command line of a training get a sentence and exit 2 before anything is trained or written."""
 
+import errno
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from squeeze.cli import main
 from squeeze.training.loop import fit
@@ -96,6 +98,59 @@ def test_a_damaged_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert f"The checkpoint {file} is damaged or another model's" in said
     assert said.count("\n") == 1, "one sentence, not a traceback"
     assert file.read_bytes() == before, "what may be mended was written over"
+
+
+@pytest.mark.parametrize("how", ["cut", "rubbish", "another version's", "another model's"])
+def test_damaged_weights_to_start_from(refused, tmp_path: Path, how: str):
+    VaePart(batch=2).save(VaePart(batch=2).model, tmp_path)
+    file, config = (tmp_path / "vae" / f"{name}" for name in ("diffusion_pytorch_model.safetensors", "config.json"))
+    if how == "another model's":
+        config.write_text(config.read_text().replace('"latent_channels": 16', '"latent_channels": 8'))
+    elif how == "another version's":
+        weights = load_file(file)
+        weights["encoder.conv_new.weight"] = weights.pop("encoder.conv_in.weight")
+        save_file(weights, file)
+    else:
+        file.write_bytes(b"rubbish" if how == "rubbish" else file.read_bytes()[:-99])
+    said = refused("--steps", "1", "--resume", str(tmp_path))
+    assert f"The weights in {tmp_path / 'vae'} are damaged or incomplete" in said
+    assert "Name another folder with --resume" in said
+    assert said.count("\n") == 1, "one sentence, not a traceback"
+
+
+def test_frozen_parts_that_are_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    VaePart(batch=2).save(VaePart(batch=2).model, tmp_path)
+    (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"rubbish")
+    assert main(["train", "plush", "--part", "probe", "--steps", "1", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"The weights in {tmp_path / 'vae'} are damaged" in said
+    assert "Move that folder away" in said
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    assert train(tmp_path, "--steps", "1") == 0
+    file = tmp_path / "checkpoint-vae.pt"
+    before = file.read_bytes()
+
+    def full(path: Path, content: bytes) -> None:
+        path.open("wb").write(content[:99])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    capsys.readouterr()
+    assert train(tmp_path, "--steps", "2", "--resume", str(tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert f"The disk is full: {file} was not written" in said
+    assert f"Make room, then go on with --resume {tmp_path}." in said
+    assert "Traceback" not in said
+    assert file.read_bytes() == before
+    assert not list(tmp_path.glob(".*")), "half a file was left"
+
+
+def test_a_diverged_training_ends_with_a_sentence(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(VaePart, "loss", lambda self, step: self.model.encoder.conv_in.weight.sum() * float("inf"))
+    assert train(tmp_path, "--steps", "1") == 2
+    assert "Start again with a --rate below 0.0015." in capsys.readouterr().err
 
 
 def test_a_file_where_the_weights_should_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

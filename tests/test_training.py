@@ -7,16 +7,18 @@ import pytest
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL
+from tiny import furthest
 from transformers import InternVLForConditionalGeneration
 
+from squeeze.files import WriteError
 from squeeze.models.mllm import Mllm
 from squeeze.plush.render import MATERIALS, render
 from squeeze.plush.world import draw_scenes, draw_toys
 from squeeze.sampling import pack, unpack
 from squeeze.training import mllm as mllm_module
 from squeeze.training import parts, phases
-from squeeze.training.data import Pool, draw_cases, draw_labelled, to_bytes
-from squeeze.training.loop import Ema, Schedule, fit, learning_rate, save_bf16
+from squeeze.training.data import Pool, draw_cases, draw_labelled, to_bytes, to_unit
+from squeeze.training.loop import DivergedError, Ema, Schedule, fit, learning_rate, save_bf16
 from squeeze.training.mllm import IGNORED, MllmPart, make_mllm
 from squeeze.training.objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
 from squeeze.training.parts import ProbePart, VaePart
@@ -135,7 +137,7 @@ def test_weights_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(AutoencoderKL, "save_pretrained", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(WriteError, match="disk is full"):
         save_bf16(model, tmp_path / "vae")
     assert {path.name: path.read_bytes() for path in (tmp_path / "vae").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["vae"], "half-written weights were left"
@@ -153,8 +155,21 @@ def test_stopping_writes_a_checkpoint(tmp_path: Path):
 def test_a_diverged_loss_says_so(tmp_path: Path):
     part = make("probe")
     part.loss = lambda step: part.model.cells.weight.sum() * float("nan")
-    with pytest.raises(FloatingPointError, match="lower the rate"):
+    with pytest.raises(DivergedError, match=r"^Step 0 has a loss of nan .* Start again with a --rate below 0.002\.$"):
         list(fit(part, tmp_path, steps=2))
+
+
+def test_a_gradient_that_is_no_number_leaves_the_weights_of_the_step_before(tmp_path: Path):
+    part, pull = Pulled(target=1.0, start=0.0), Pulled.loss
+    weight = part.model.weight
+    root = lambda: ((weight - weight.detach()) ** 2).sqrt().sum()  # 0, but its slope there is infinite  # noqa: E731
+    part.loss = lambda step: pull(part, step) if step < 3 else root()
+    with pytest.raises(DivergedError, match=f"^Step 3 has a loss of 0 .*--resume {tmp_path} with a --rate below 0.1"):
+        list(fit(part, tmp_path, steps=9))
+    kept = torch.load(tmp_path / "checkpoint-pulled.pt", weights_only=True)
+    assert kept["step"] == 3
+    assert kept["model"]["weight"].isfinite().all()
+    assert kept["ema"]["weight"].isfinite().all()
 
 
 def test_pool_slides_and_depends_on_the_step_alone():
@@ -276,6 +291,19 @@ def test_a_variant_is_what_is_trained(layers: str, read: list[int] | None):
     config = part.model.aggregation.config
     assert (config["mode"], config["read"]) == ("single_lap", read)
     assert part._dropout == Dropout(each=0.0)
+
+
+@torch.no_grad()
+def test_white_latents_restore_the_same():
+    model, pixels = VaePart().model, to_unit(draw_labelled(48, 3, 64)["pixels"])
+    torch.nn.init.normal_(model.encoder.conv_out.weight)  # the channels of fresh weights hardly differ
+    latents = model.encode(pixels).latent_dist.mean
+    restored = model.decode(latents).sample
+    white = parts.whiten(model, latents)
+    covariance = torch.cov(white.transpose(0, 1).flatten(1))
+    assert (covariance - torch.eye(16)).abs().max() < 1e-2, "every channel stands out of the noise alike"
+    assert furthest(model.encode(pixels).latent_dist.mean, white) < 1e-3 * white.abs().max()
+    assert furthest(model.decode(white).sample, restored) < 1e-3 * restored.abs().max()
 
 
 def test_shipped_configs_name_no_folder(tmp_path: Path):

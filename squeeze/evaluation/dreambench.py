@@ -17,6 +17,7 @@ from accelerate import PartialState
 from PIL import Image
 
 from ..events import finished
+from ..files import whole
 from ..images import content_hash, open_picture
 from ..models.loading import Models
 from ..pipeline import default_request, generate
@@ -24,7 +25,7 @@ from ..recipe import RecipeError, read_png, write_png
 from ..request import Request, RequestError, clean_prompt
 from .intervals import interval
 from .metrics import SCORES, Look, Metrics, score
-from .records import EvaluationError, Records, whole
+from .records import EvaluationError, Records
 from .subjects import SUFFIXES, Bench, Subject
 
 SEEDS = 4  # pictures of each prompt, as in DreamBooth

@@ -9,11 +9,12 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from ..files import whole, write_text
 from ..images import open_picture
 from .comparison import TITLES, between
 from .dreambench import Case, Drawn, Found
 from .metrics import SCORES
-from .records import Records, whole, write_text
+from .records import Records
 from .subjects import Subject
 
 SIDE = 320  # pixels of a picture's long side on the page, twice what is shown for dense screens

@@ -11,7 +11,7 @@ from transformers import InternVLForConditionalGeneration
 
 from ..images import to_picture
 from ..models.loading import Models
-from ..models.parts import read_diffusers
+from ..models.parts import read_model
 from ..models.sources import Located, read_part
 from ..plush.language import Question, ask_picture, ask_request
 from ..plush.probe import Probe, degrees_between
@@ -87,7 +87,7 @@ def _answers(
 def load_probe(models: Models) -> Probe:
     """The probe that lies beside the profile's weights, in float32 on the CPU; raises LoadError where it is missing,
     damaged or another version's."""
-    return read_part(_beside(models, "probe"), lambda path: read_diffusers(Probe, path, "float32")).eval()
+    return read_part(_beside(models, "probe"), lambda path: read_model(Probe, path, "float32")).eval()
 
 
 def load_full(models: Models) -> InternVLForConditionalGeneration:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..checks import near_copy
 from ..events import finished
+from ..files import whole
 from ..images import content_hash, open_picture, to_picture, to_tensor
 from ..models.loading import Models
 from ..pipeline import default_request, generate
@@ -27,7 +28,7 @@ from ..recipe import write_png
 from ..request import RequestError
 from ..training.data import IDENTITY, Case, draw_cases
 from .intervals import interval, mean_interval
-from .records import Records, whole
+from .records import Records
 
 PROMPT = ("place", "facing", "hat", "size")
 JOINT = ("place", "facing", "hat", "body", "pattern")

@@ -1,46 +1,16 @@
-"""Results on disk, a file a case: written whole or not at all, and never mixed with those of another run."""
+"""Results on disk, a file a case, and never mixed with those of another run."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..files import write_text
+
 
 class EvaluationError(RuntimeError):
-    """Data, results or a disk that do not serve; the message is a sentence for the user."""
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes its place when the block ends well and is removed otherwise. Raises
-    EvaluationError where the disk is full or cannot be written to."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "The disk is full" if full else f"It cannot be written ({error.strerror or error})"
-        remedy = "Make room" if full else "Mend that, or choose another folder"
-        raise EvaluationError(
-            f"{what}: {path} was not written; what was finished before is kept. {remedy}, then run the same command "
-            f"again."
-        ) from error
-    finally:
-        if part.exists():
-            part.unlink()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    with whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+    """Data or results that do not serve; the message is a sentence for the user."""
 
 
 class Records:

@@ -105,13 +105,13 @@ def read_aggregation(parts: Mapping[str, Located], profile: Profile) -> Aggregat
     """The aggregation, or Native for a profile that goes without, on the CPU."""
     if profile.native:
         return Native()
-    return read_part(parts["aggregation"], lambda path: read_diffusers(Aggregation, path, profile.dtype))
+    return read_part(parts["aggregation"], lambda path: read_model(Aggregation, path, profile.dtype))
 
 
 def read_dit(part: Located, profile: Profile, adapter: Adapter | None) -> Dit:
     """The transformer, with the adapter's LoRA merged, on the CPU."""
     model, drawer = DITS[profile.dit]
-    transformer = read_part(part, lambda path: read_diffusers(model, path, profile.dtype))
+    transformer = read_part(part, lambda path: read_model(model, path, profile.dtype))
     if adapter:
         transformer = merge(transformer, adapter)
     return drawer(transformer.eval())
@@ -119,7 +119,7 @@ def read_dit(part: Located, profile: Profile, adapter: Adapter | None) -> Dit:
 
 def read_vae(part: Located, profile: Profile, device: torch.device) -> Vae:
     """The autoencoder on `device`."""
-    return Vae(read_part(part, lambda path: read_diffusers(AutoencoderKL, path, profile.dtype)).to(device).eval())
+    return Vae(read_part(part, lambda path: read_model(AutoencoderKL, path, profile.dtype)).to(device).eval())
 
 
 def read_preview(part: Located, vae: Vae) -> PreviewMap:
@@ -129,10 +129,11 @@ def read_preview(part: Located, vae: Vae) -> PreviewMap:
     return read_part(part, lambda path: PreviewMap(**load_file(path / "preview.safetensors")))
 
 
-def read_diffusers(kind: Any, path: Path, dtype: str) -> Any:
-    """A model of diffusers' kind from its folder; raises ValueError where weights are missing or left over."""
+def read_model(kind: Any, path: Path, dtype: str) -> Any:
+    """A model of a class of diffusers' or transformers' from its folder; raises ValueError where weights are missing or
+    left over."""
     model, found = kind.from_pretrained(
-        path, torch_dtype=getattr(torch, dtype), output_loading_info=True, local_files_only=True
+        path, dtype=getattr(torch, dtype), output_loading_info=True, local_files_only=True
     )
     _complete(found)
     return model

@@ -8,6 +8,7 @@ trains on samples of its own and gradients are averaged; only the first process 
 from __future__ import annotations
 
 import copy
+import io
 import math
 import shutil
 import sys
@@ -21,10 +22,13 @@ import torch
 import torch.distributed as dist
 from diffusers import ConfigMixin
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ..files import not_written, whole
 from ..models.failures import reason, trouble
-from ..models.loading import LoadError
+from ..models.parts import read_model
+from ..models.sources import LoadError, Located, read_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,10 @@ class Progress:
     samples_per_second: float
     fraction: float
     seconds: float
+
+
+class DivergedError(RuntimeError):
+    """A training that leads nowhere; the message says what to do."""
 
 
 class Ema:
@@ -148,7 +156,9 @@ def fit(
     Writes `checkpoint-NAME.pt` and `grid-NAME.png` under `out` every `save_every` seconds and at the end (also when
     the caller stops iterating), and the averaged weights through `part.save`. `resume` is a folder with such a
     checkpoint, or any other folder that `part` has already loaded its weights from; `pause_at` ends early without
-    changing the schedule of `steps`.
+    changing the schedule of `steps`. Raises LoadError for a checkpoint that is of no use, WriteError where the disk
+    takes nothing more, and DivergedError, with the weights of the step before kept, where loss or gradient is no
+    number.
     """
     box = minutes if steps is None else steps
     if (minutes is None) == (steps is None) or not 0 < box < math.inf:
@@ -173,11 +183,15 @@ def fit(
 
     def write() -> None:
         kept = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema.state, "step": step}
-        torch.save(kept, out / f"{file}.new")
-        (out / f"{file}.new").replace(out / file)
+        written = io.BytesIO()  # torch's own writer does not say that a disk is full
+        torch.save(kept, written)
+        then = f"go on with --resume {out}"
+        with whole(out / file, then) as new:
+            new.write_bytes(written.getbuffer())
         with ema.swapped(model) as averaged, torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             part.save(averaged, out)
-            part.grid(averaged).save(out / f"grid-{part.name}.png")
+            with whole(out / f"grid-{part.name}.png", then) as new:
+                part.grid(averaged).save(new, "PNG")
 
     try:
         while True:
@@ -190,9 +204,11 @@ def fit(
                 loss = part.loss(step)
             loss.backward()
             value, elapsed = share(model, loss.item(), time.monotonic() - began)
-            if not math.isfinite(value):
-                raise FloatingPointError(f"the loss became {value} at step {step}; lower the rate and resume")
-            torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip).item()
+            if not math.isfinite(value + norm):
+                kept = f"{out} keeps what was learnt before: go on from it by --resume {out}" if step else "Start again"
+                what = f"Step {step} has a loss of {value:g} and a gradient of {norm:g}"
+                raise DivergedError(f"{what}. {kept} with a --rate below {schedule.rate:g}.")
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             ema.update(model, step)
@@ -251,9 +267,19 @@ def show_progress(progress: Iterator[Progress], name: str) -> Progress | None:
     return last
 
 
+def read_start(kind: Any, folder: Path) -> Any:
+    """A model of class `kind` to train on from, in fp32. Raises LoadError where its weights are damaged or another
+    version's."""
+    restore = "Name another folder with --resume, or leave it out to start afresh."
+    return read_part(
+        Located(path=folder, origin=str(folder), restore=restore), lambda path: read_model(kind, path, "float32")
+    )
+
+
 def save_bf16(model: Any, folder: Path) -> None:
     """Writes a model in bf16, the form the project ships; the model itself is left as it is. Where it was loaded from
-    is not written: that is a folder of the machine that trained it. Each file is replaced whole or not at all."""
+    is not written: that is a folder of the machine that trained it. Each file is replaced whole or not at all; raises
+    WriteError where the disk is full or takes nothing."""
     shipped = copy.deepcopy(model).to(torch.bfloat16)
     if isinstance(shipped, ConfigMixin):
         shipped.register_to_config(_name_or_path="")
@@ -263,5 +289,7 @@ def save_bf16(model: Any, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for file in new.iterdir():
             file.replace(folder / file.name)
+    except (OSError, SafetensorError) as error:
+        raise not_written(folder, error, f"go on with --resume {folder.parent}") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -34,7 +34,7 @@ from ..plush.language import (
 from ..plush.render import render
 from .data import IDENTITY, SCENE, Chunk, Pool, chunk_seed, draw_cases, to_bytes, to_unit, truth
 from .helpers import Helper
-from .loop import Schedule, save_bf16
+from .loop import Schedule, read_start, save_bf16
 from .parts import CHUNK, tile
 
 PAD, IMAGE = "[PAD]", "<IMG_CONTEXT>"
@@ -124,7 +124,7 @@ class MllmPart:
         self._reader = make_mllm(size)
         full = InternVLForConditionalGeneration(self._reader.config)
         if start is not None:
-            full = InternVLForConditionalGeneration.from_pretrained(start / "mllm", dtype=torch.float32)
+            full = read_start(InternVLForConditionalGeneration, start / "mllm")
         full.set_attn_implementation("eager")  # twice as fast as SDPA's backward on a CPU at this size
         self.model = _Taught(full).to(device)
         self._device, self._size, self._seed = device, size, seed

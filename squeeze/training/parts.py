@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -11,11 +12,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..files import whole
 from ..models.vae import Vae, fit_preview
 from ..plush.probe import Probe, augment, probe_loss
 from ..plush.render import MATERIALS
 from .data import Pool, chunk_seed, draw_labelled, to_bytes, to_unit
-from .loop import Schedule, save_bf16
+from .loop import Schedule, read_start, save_bf16
 
 CHUNK = 512
 
@@ -26,6 +28,21 @@ def tile(pixels: Tensor, columns: int) -> Image.Image:
     rows = pixels[: len(pixels) // columns * columns].float().clamp(-1, 1).unflatten(0, (-1, columns))
     sheet = rows.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
     return Image.fromarray(((sheet + 1) * 127.5).round().byte().cpu().numpy())
+
+
+def whiten(model: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Turns and stretches the channels of a VAE's latents so that `latents` (B, C, h, w), its own, get unit covariance,
+    and gives these; what it restores stays the same. Without it colour alone is most of their variance, and small
+    parts drown in noise that leaves the rest plain to see."""
+    channels = latents.shape[1]
+    values, axes = torch.linalg.eigh(torch.cov(latents.transpose(0, 1).flatten(1).double()))
+    there, back = (axes * values**power @ axes.T for power in (-0.5, 0.5))
+    last, first = model.encoder.conv_out, model.decoder.conv_in
+    with torch.no_grad():
+        for means in (last.weight[:channels], last.bias[:channels]):  # the rest are their log-variances
+            means.copy_(torch.einsum("ij,j...->i...", there, means.double()))
+        first.weight.copy_(torch.einsum("ojkl,ji->oikl", first.weight.double(), back))
+    return torch.einsum("ij,bjhw->bihw", there, latents.double()).float()
 
 
 class VaePart:
@@ -56,7 +73,7 @@ class VaePart:
             use_post_quant_conv=False,
         )
         if start is not None:
-            model = AutoencoderKL.from_pretrained(start / "vae")
+            model = read_start(AutoencoderKL, start / "vae")
         self.model = model.float().to(device, memory_format=torch.channels_last)
         self._device, self._size, self._seed = device, size, seed
         self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=8, reuse=3, seed=seed)
@@ -80,15 +97,18 @@ class VaePart:
         return tile(torch.cat([pixels, model.decode(model.encode(pixels).latent_dist.mean).sample]), 16)
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes `vae/`, its latents scaled to zero mean and unit deviation over training renders, and the preview
-        map beside it."""
+        """Writes `vae/`, its latents white over training renders, of zero mean and unit deviation, and the preview map
+        beside it."""
+        model = copy.deepcopy(model)
         pixels = to_unit(draw_labelled(512, 1_000_000, self._size, self._device)["pixels"])
         latents = torch.cat([model.encode(part).latent_dist.mean.float() for part in pixels.split(32)])
+        latents = whiten(model, latents)
         shift, scale = latents.mean().item(), 1 / latents.std().item()
         model.register_to_config(shift_factor=shift, scaling_factor=scale)
         save_bf16(model, folder / "vae")
         fitted = fit_preview((latents - shift) * scale, pixels, patch=2 ** (len(model.config.block_out_channels) - 1))
-        save_file(fitted.state_dict(), folder / "vae" / "preview.safetensors")
+        with whole(folder / "vae" / "preview.safetensors", f"go on with --resume {folder}") as new:
+            save_file(fitted.state_dict(), new)
 
 
 class _Coached(nn.Module):
@@ -118,7 +138,7 @@ class ProbePart:
     ) -> None:
         torch.manual_seed(seed)
         self.schedule = Schedule(batch=batch or 64, rate=rate or 2e-3, ema=0.998, decay=0.02)
-        model = Probe(size) if start is None else Probe.from_pretrained(start / "probe")
+        model = Probe(size) if start is None else read_start(Probe, start / "probe")
         self.model = _Coached(model.float()).to(device, memory_format=torch.channels_last)
         self._vae = Vae(vae.to(device).eval().requires_grad_(False))
         self._device, self._size, self._seed = device, size, seed

@@ -26,7 +26,7 @@ from ..plush.render import MATERIALS, render
 from ..sampling import denoise, grid_ids, pack, schedule, unpack
 from .data import Chunk, Pool, chunk_seed, draw_cases, to_unit, truth
 from .helpers import Helper
-from .loop import Schedule, save_bf16
+from .loop import Schedule, read_start, save_bf16
 from .objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
 from .parts import tile
 
@@ -125,8 +125,8 @@ class PhasePart:
         model = make_denoiser(mllm, len(self._ids), variant)
         if start is not None:
             model = Denoiser(
-                Aggregation.from_pretrained(start / "aggregation", torch_dtype=torch.float32),
-                FluxTransformer2DModel.from_pretrained(start / "transformer", torch_dtype=torch.float32),
+                read_start(Aggregation, start / "aggregation"),
+                read_start(FluxTransformer2DModel, start / "transformer"),
                 len(self._ids),
             )
         if device == "cpu":  # SDPA's backward on a CPU takes twice the time of the plain formula at this size

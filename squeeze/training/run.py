@@ -7,17 +7,24 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoTokenizer, GotOcr2ImageProcessorPil, InternVLForConditionalGeneration
 
+from ..files import write_text
 from ..models.loading import LoadError, find_device
 from ..models.mllm import Mllm
+from ..models.parts import read_model
 from ..models.profiles import PROFILES
+from ..models.sources import Located, read_part
 from .loop import Part, Progress, checkpoint_name, fit, rank_and_world, show_progress
 from .mllm import MllmPart
 from .parts import ProbePart, VaePart
@@ -38,8 +45,8 @@ def train_plush(
     two thirds of the time on a CPU; `variant` is what an ablation changes in phases that start afresh. Under `torchrun`
     its processes train one model together, each on its own samples. Phases and probe take the frozen MLLM and VAE from
     `out`, or from the shipped weights where it has none yet; phase 2 starts from phase 1's aggregation and transformer
-    in `resume`. Raises LoadError before anything is written where `resume` holds nothing to start from or the device
-    is of no use.
+    in `resume`. Raises LoadError before anything is written where `resume` holds nothing whole to start from or the
+    device is of no use; see `fit` for what can end it early.
     """
     launched = dist.is_torchelastic_launched()
     if launched and device == "cuda":
@@ -53,7 +60,10 @@ def train_plush(
     if world > 1:
         command = command.replace("python", f"torchrun --nproc-per-node {world}", 1)
     trainee = make_part(part, out, resume, device, seed * world + rank, rate, batch, compiled, variant)
-    last = show_progress(fit(trainee, out, minutes=minutes, steps=steps, resume=resume), part)
+    # on a card (H200, torch 2.11) the backward pass of the fused kernels gave NaN, or a failed cuBLAS call, at once
+    plain = sdpa_kernel(SDPBackend.MATH) if device.startswith("cuda") else nullcontext()
+    with plain:
+        last = show_progress(fit(trainee, out, minutes=minutes, steps=steps, resume=resume), part)
     if last is not None and rank == 0:
         note(out, part, command, trainee, last, device)
     return last
@@ -84,21 +94,24 @@ def make_part(
     profile = PROFILES["plush"]
     options: dict[str, Any] = {"device": device, "seed": seed, "start": start, "batch": batch, "rate": rate}
 
-    def frozen(name: str) -> Path:
-        return out / name if (out / name / "config.json").exists() else profile.folder / name
+    def frozen(name: str, reader: Callable[[Path], Any]) -> Any:
+        folder, restore = profile.folder / name, "Restore them from the project's repository."
+        if (out / name / "config.json").exists():
+            folder, restore = out / name, "Move that folder away, and the shipped ones are used."
+        return read_part(Located(path=folder, origin=str(folder), restore=restore), reader)
 
     if part == "vae":
         return VaePart(**options)
     if part == "mllm":
         return MllmPart(**options)
-    vae = AutoencoderKL.from_pretrained(frozen("vae"), torch_dtype=torch.float32)
+    vae = frozen("vae", partial(read_model, AutoencoderKL, dtype="float32"))
     if part == "probe":
         return ProbePart(vae, **options)
 
     mllm = Mllm(
-        InternVLForConditionalGeneration.from_pretrained(frozen("mllm"), dtype=torch.float32),
-        AutoTokenizer.from_pretrained(frozen("mllm")),
-        GotOcr2ImageProcessorPil.from_pretrained(frozen("mllm")),
+        frozen("mllm", partial(read_model, InternVLForConditionalGeneration, dtype="float32")),
+        frozen("mllm", AutoTokenizer.from_pretrained),
+        frozen("mllm", GotOcr2ImageProcessorPil.from_pretrained),
         profile.template,
     )
     return PhasePart(int(part[-1]), mllm, vae, mu=profile.shift or 0.0, compiled=compiled, variant=variant, **options)
@@ -119,7 +132,7 @@ def note(out: Path, part: str, command: str, trainee: Part, last: Progress, devi
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {platform.machine()}",
         "torch": torch.__version__,
     })  # fmt: skip
-    path.write_text(json.dumps(kept, indent=1) + "\n")
+    write_text(path, json.dumps(kept, indent=1) + "\n")
 
 
 def revision(folder: Path) -> str:

@@ -1,0 +1,45 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+class WriteError(RuntimeError):
+    """A disk that is full or takes nothing; the message says which file and what to do."""
+
+
+def not_written(path: Path, error: Exception, then: str) -> WriteError:
+    """What to raise for an error met while `path` was written; `then` is what to do once there is room again."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or f"os error {errno.ENOSPC}" in str(error)
+    what = "The disk is full" if full else f"It cannot be written ({getattr(error, 'strerror', None) or error})"
+    remedy = "Make room" if full else "Mend that, or choose another folder"
+    return WriteError(f"{what}: {path} was not written; what was finished before is kept. {remedy}, then {then}.")
+
+
+@contextmanager
+def whole(path: Path, then: str = "run the same command again") -> Iterator[Path]:
+    """A path beside `path` to write to; it takes its place when the block ends well and is removed
+    otherwise. Raises WriteError where the disk is full or cannot be written to; it ends with what to do `then`."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        raise not_written(path, error, then) from error
+    finally:
+        if part.exists():
+            part.unlink()
+
+
+def write_text(path: Path, text: str, **options: str) -> None:
+    """Writes a text file whole or not at all; options as those of `whole`."""
+    with whole(path, **options) as part:
+        part.write_text(text, encoding="utf-8")
