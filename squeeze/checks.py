@@ -94,23 +94,30 @@ class Inspection:
     notices: tuple[Notice, ...]
 
 
-def inspect(models: Models, source: str | Path | bytes | Image.Image, name: str = "", box: Any = None) -> Inspection:
-    """Opens an upload once, crops it to `box` (see `cropped`; None = whole) and looks at it as the models will; a
-    quarter of a second on the CPU beside the decoding. Raises RequestError as open_upload and cropped do,
-    and nothing else."""
+def inspect(
+    models: Models,
+    source: str | Path | bytes | Image.Image,
+    name: str = "",
+    box: Any = None,
+    size: tuple[int, int] | None = None,
+) -> Inspection:
+    """Opens an upload once, crops it to `box` (see `cropped`; None = whole) and looks at it as the models will when
+    they draw a picture of `size` (see `views`); a quarter of a second on the CPU beside the decoding. Raises
+    RequestError as open_upload and cropped do, and nothing else."""
     upload = open_upload(source, name)
     whole = upload.picture
     if box is not None:
         alpha = None if upload.alpha is None else cropped(upload.alpha, box)
         upload = Upload(picture=cropped(upload.picture, box), alpha=alpha, animated=upload.animated)
-    seen = views(models, upload.picture)
+    seen = views(models, upload.picture, size)
     said = notices(upload, seen, models.profile.square)
     return Inspection(picture=upload.picture, whole=whole, views=seen, notices=said)
 
 
-def views(models: Models, picture: Image.Image) -> Views:
-    """What the models get of a clean picture, pixel for pixel: conditioning and identity use the same functions."""
-    return Views(mllm=mllm_view(models, picture), vae=vae_view(models, picture))
+def views(models: Models, picture: Image.Image, size: tuple[int, int] | None = None) -> Views:
+    """What the models get of a clean picture, pixel for pixel: conditioning and identity use the same functions. `size`
+    is the drawn picture's width and height, the profile's own if left out."""
+    return Views(mllm=mllm_view(models, picture, size), vae=vae_view(models, picture, size))
 
 
 def cropped(picture: Image.Image, box: Any) -> Image.Image:

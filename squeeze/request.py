@@ -80,6 +80,10 @@ class Limits:
     multiple: int = 16
     reference: int = 64
 
+    def takes(self, side: Any) -> bool:
+        """Whether a picture's side can have so many pixels."""
+        return is_whole(side) and self.least_size <= side <= self.most_size and side % self.multiple == 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -131,8 +135,7 @@ class Request:
         check_balance(self.balance)
         for name in ("height", "width"):
             value = getattr(self, name)
-            fits = is_whole(value) and limits.least_size <= value <= limits.most_size and value % limits.multiple == 0
-            if not fits:
+            if not limits.takes(value):
                 raise RequestError(
                     "size", name=name.capitalize(), value=value, multiple=limits.multiple, least=limits.least_size,
                     limit=limits.most_size,

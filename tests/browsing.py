@@ -71,16 +71,20 @@ def ask(page, prompt="in the snow, seen from behind", steps=None):
 
 
 def set_steps(page, steps):
+    set_slider(page, "steps", steps)
+
+
+def set_slider(page, name, value):
     """Opens Advanced where it is closed. A slider that has just appeared may take its old value back: look, repeat."""
-    if not page.is_visible("#steps"):
+    if not page.is_visible(f"#{name}"):
         page.click("#advanced > button")
     for _ in range(50):
-        page.fill("#steps input[type=number]", str(steps))
+        page.fill(f"#{name} input[type=number]", str(value))
         page.keyboard.press("Tab")
         page.wait_for_timeout(50)
-        if page.input_value("#steps input[type=range]") == str(steps):
+        if page.input_value(f"#{name} input[type=range]") == str(value):
             return
-    pytest.fail(f"the steps slider does not take {steps}")
+    pytest.fail(f"the slider {name} does not take {value}")
 
 
 def start(page, press="#generate"):

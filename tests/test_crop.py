@@ -197,13 +197,16 @@ def test_anything_may_be_sent_as_a_crop(models, tmp_path):
     good().save(tmp_path / "own.png")
     sent, digest = {"path": str(tmp_path / "own.png")}, content_hash(good())
     handlers = Handlers(models, [])
-    shown, looked, uncropped = crop(handlers, SimpleNamespace(box=[0, 0, 0.5, 1], whole=digest), sent, None)
-    assert (shown.size, uncropped) == ((200, 300), sent["path"])
+    shown, _, looked, uncropped = crop(
+        handlers, SimpleNamespace(box=[0, 0, 0.5, 1], whole=digest), sent, None, (), None
+    )
+    assert (shown.size, uncropped) == ((200, 300), (sent["path"], [0, 0, 0.5, 1]))
     assert "data-cropped" in looked
-    assert crop(handlers, SimpleNamespace(box=[0, 0, 1, 1], whole=digest), None, uncropped)[0] == uncropped
+    back = crop(handlers, SimpleNamespace(box=[0, 0, 1, 1], whole=digest), None, uncropped, (), None)
+    assert (back[0], back[-1]) == (sent["path"], None)
     for box in (None, [], "x", [0, 0, 2, 2], {}, [[]], 3):
         with pytest.raises(gr.Error, match="A crop must be"):
-            crop(handlers, SimpleNamespace(box=box, whole=digest), sent, None)
-    for whole, uncropped in ((None, None), ("0" * 16, None), ([], str(tmp_path / "gone.png"))):
+            crop(handlers, SimpleNamespace(box=box, whole=digest), sent, None, (), None)
+    for whole, uncropped in ((None, None), ("0" * 16, None), ([], (str(tmp_path / "gone.png"), []))):
         with pytest.raises(gr.Error, match="Give it again"):
-            crop(handlers, SimpleNamespace(box=[0, 0, 0.5, 1], whole=whole), sent, uncropped)
+            crop(handlers, SimpleNamespace(box=[0, 0, 0.5, 1], whole=whole), sent, uncropped, (), None)

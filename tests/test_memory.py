@@ -29,6 +29,7 @@ from squeeze.recipe import read_file, read_png, to_text, write_png
 from squeeze.recipe_forms import to_query
 
 SAID = "The recipe is back"
+OTHER = "This is not the picture the recipe was made with"
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> in the snow'
 
 
@@ -234,8 +235,11 @@ def test_a_recipe_whose_subject_is_not_here_sets_the_rest(page, made, tmp_path):
     page.wait_for_selector(f".status[data-state=failed] .line:has-text('{recipe['references'][0]}')")
     assert controls(page)["prompt"] == "in the snow"
     assert page.locator("#reference img").count() == 0
+    pick(page)  # an example is another picture too, and so is a part of it
+    page.wait_for_selector(f".status .line:has-text('{OTHER}')")
+    page.click("#reference button[aria-label='Remove Image']")
     noise().save(tmp_path / "other.png")
-    give(page, tmp_path / "other.png", "This is not the picture the recipe was made with")
+    give(page, tmp_path / "other.png", OTHER)
     page.click("#reference button[aria-label='Remove Image']")
     give(page, picture, "This is the picture the recipe was made with")
     assert drawn(page) == source

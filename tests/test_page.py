@@ -122,6 +122,7 @@ def test_no_picture_and_no_prompt_get_a_sentence(page):
     assert "no picture of the subject" in ended(page)
     page.wait_for_selector(".toast-body:has-text('no picture of the subject')")
     pick(page)
+    page.wait_for_selector(".status[data-state=idle] .line:has-text('Ready')")  # what was said no longer holds
     page.fill("#prompt textarea", " \n ")
     start(page)
     page.wait_for_selector(".status .line:has-text('The prompt is empty')")

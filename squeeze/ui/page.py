@@ -164,6 +164,16 @@ def _tune(models: Models) -> tuple[dict[str, Any], gr.Radio, list[gr.Slider]]:
             1, limits.cfg, value=profile.cfg, step=0.1, label="CFG", elem_id="cfg", buttons=[],
             info="How hard the prompt pulls; 1 turns it off and halves the time",
         )  # fmt: skip
+        size = {}
+        if limits.least_size < limits.most_size:
+            with gr.Row(elem_id="size"):
+                size = {
+                    name: gr.Slider(
+                        limits.least_size, limits.most_size, value=profile.size, step=limits.multiple,
+                        label=f"{name.capitalize()}, px", elem_id=name, min_width=0, buttons=[],
+                    )
+                    for name in ("width", "height")
+                }  # fmt: skip
         with gr.Row(elem_id="luck"):
             seed = gr.Number(0, label="Seed", precision=0, elem_id="seed", min_width=0)
             random = gr.Checkbox(True, label="A new seed each time", elem_id="random", min_width=0)
@@ -175,7 +185,8 @@ def _tune(models: Models) -> tuple[dict[str, Any], gr.Radio, list[gr.Slider]]:
             [("leave out", "drop"), ("keep", "keep")], value=profile.late_text, elem_id="late-text",
             label="The prompt's words where the balance is 1",
         )  # fmt: skip
-        form = {"steps": steps, "cfg": cfg, "seed": seed, "random": random, "uncond": uncond, "late_text": late_text}
+        form = {"steps": steps, "cfg": cfg, **size, "seed": seed, "random": random}
+        form |= {"uncond": uncond, "late_text": late_text}
         if models.dit.embeds_guidance:
             form["guidance"] = gr.Slider(
                 0, limits.guidance, value=profile.guidance, step=0.1, label="Guidance", buttons=[]

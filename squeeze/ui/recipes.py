@@ -116,6 +116,6 @@ def merged(theirs: Any, ours: Any) -> list[dict[str, Any]]:
     return [*(recipe for recipe in remembered(theirs) if recipe not in kept), *kept][:REMEMBERED]
 
 
-def automatic(profile: Profile, steps: int) -> tuple[int, int, int]:
-    """The whole steps of each stage where nobody moved the borders."""
-    return plan(profile, default_request(profile, prompt="", references=(), steps=steps))[1]
+def automatic(profile: Profile, **asked: int) -> tuple[int, int, int]:
+    """The whole steps of each stage where nobody moved the borders; `asked` may be steps, width and height."""
+    return plan(profile, default_request(profile, prompt="", references=(), **asked))[1]

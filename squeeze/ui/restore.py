@@ -47,10 +47,11 @@ def memory(
         stand_in = Image.new("RGB", (profile.size, profile.size))
         references = tuple(one.picture if one else stand_in for one in found or [None])
         request = recipes.requested(recipe, profile, references)
-        counts, automatic = request.stage_steps, recipes.automatic(profile, request.steps)
+        size = {"width": request.width, "height": request.height}
+        counts, automatic = request.stage_steps, recipes.automatic(profile, steps=request.steps, **size)
         shown = controls(request, counts or automatic, parts, moved=counts not in (None, automatic))
         shown |= {parts.recipe: recipe, **recipes.forms(recipe, who.page, parts.forms)}
-        shown |= back(handlers, subjects, found, given)
+        shown |= back(handlers, subjects, found, given, tuple(size.values()))
         if not found or None in found:
             return shown | {parts.status: views.status(recipes.missing(recipe, found), "failed")}
         return shown | {parts.status: views.status(texts.RESTORED, "idle")}

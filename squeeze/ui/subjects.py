@@ -12,13 +12,13 @@ from typing import Any
 
 import gradio as gr
 
-from ..checks import inspect
+from ..checks import Inspection, cropped, inspect
 from ..images import content_hash, open_picture
 from ..request import RequestError, is_whole
 from . import recipes, texts, views
 from .check import LISTENERS, WHOLE, check
 from .handlers import Handlers, sentence
-from .sent import Sent, kept, path_of
+from .sent import Sent, from_json, kept, path_of
 
 WEB_FORMATS = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif"}  # what a browser shows without our help
 SOURCES = ["upload", "webcam", "clipboard"]
@@ -27,7 +27,7 @@ SOURCES = ["upload", "webcam", "clipboard"]
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """One box: the picture that goes into the request, what the models get of it, and the path of the file it was
-    cropped from, None where there is none."""
+    cropped from with the crop's box, None where there is none."""
 
     picture: gr.Image
     looked: gr.HTML
@@ -67,25 +67,55 @@ def subject(picture: gr.Image, number: int) -> Subject:
     return Subject(picture=picture, looked=looked, uncropped=gr.State())
 
 
-def look(handlers: Handlers, sent: Any, wanted: str | None = None) -> tuple[Any, str, str]:
+def look(handlers: Handlers, sent: Any, size: Sequence[Any], wanted: str | None = None) -> tuple[Any, str, str]:
     """A fresh picture: what the models get of it, what is wrong with it, and formats a browser cannot show. `wanted` is
-    the content hash of the picture that a recipe on the page was made with; None where it asks for none."""
+    the content hash of the picture that a recipe on the page was made with; None where it asks for none. Here and
+    below `size` is width and height of the picture to draw as the browser sends them, or nothing."""
     if (path := path_of(sent)) is None:
         return gr.skip(), views.status(texts.READY, "idle"), ""
     try:
-        looked = inspect(handlers.models, path)
+        looked = _inspected(handlers, path, size)
     except RequestError as error:
         gr.Warning(escape(str(error), quote=False))
         return None, views.status(str(error), "failed"), ""
     shown = gr.skip() if Path(path).suffix.lower() in WEB_FORMATS else looked.picture
-    said = texts.READY
-    if wanted is not None:
-        said = texts.SAME_PICTURE if content_hash(looked.picture) == wanted else texts.OTHER_PICTURE
-    return shown, views.status(said, "idle"), check(looked)
+    return shown, said(looked, wanted), check(looked)
+
+
+def renewed(handlers: Handlers, sent: Any, uncropped: Any, size: Sequence[Any]) -> Any:
+    """What the models get of the picture in a box once the size of the picture to draw has changed."""
+    if (path := path_of(sent)) is None or not Path(path).is_file():
+        return gr.skip()
+    try:
+        if uncropped:
+            whole, box = uncropped
+            if content_hash(cropped(open_picture(whole), box)) == content_hash(open_picture(path)):
+                return check(_inspected(handlers, whole, size, box), box)
+        return check(_inspected(handlers, path, size))
+    except RequestError:
+        return gr.skip()  # it was said when the picture came
+
+
+def said(looked: Inspection, wanted: str | None) -> str:
+    """The status line of a new picture, see `look`."""
+    if wanted is None:
+        return views.status(texts.READY, "idle")
+    same = content_hash(looked.picture) == wanted
+    return views.status(texts.SAME_PICTURE if same else texts.OTHER_PICTURE, "idle")
+
+
+def _inspected(handlers: Handlers, source: Any, size: Sequence[Any], box: Any = None) -> Inspection:
+    limits, sides = handlers.models.profile.limits, [from_json("width", side) for side in size]
+    asked = (sides[0], sides[1]) if len(sides) == 2 and all(map(limits.takes, sides)) else None
+    return inspect(handlers.models, source, box=box, size=asked)
 
 
 def back(
-    handlers: Handlers, asked: Sequence[Subject], found: Sequence[recipes.Found | None], given: Sequence[Any]
+    handlers: Handlers,
+    asked: Sequence[Subject],
+    found: Sequence[recipes.Found | None],
+    given: Sequence[Any],
+    size: Sequence[Any],
 ) -> dict[Any, Any]:
     """The changes that put a request's pictures into the boxes, which hold `given`. A box whose picture is right stays
     as it is, its crop too; one whose picture was not found, or that has none, is emptied."""
@@ -94,32 +124,36 @@ def back(
         if one is None:
             shown |= subject.shows(None, "")
         elif one.path is None or one.path != path_of(sent):
-            shown |= subject.shows(one.path or one.picture, check(inspect(handlers.models, one.picture)))
+            shown |= subject.shows(one.path or one.picture, check(_inspected(handlers, one.picture, size)))
     return shown
 
 
-def pick(handlers: Handlers, event: gr.EventData) -> tuple[str, str]:
-    """The example that was clicked, and what the models get of it."""
+def pick(handlers: Handlers, event: gr.EventData, size: Sequence[Any], wanted: str | None) -> tuple[str, str, str]:
+    """The example that was clicked, the status line, and what the models get of it; `wanted` as in `look`."""
     index = getattr(event, "index", None)
     if not is_whole(index) or not 0 <= index < len(handlers.examples) or not handlers.examples[index].is_file():
         raise gr.Error(texts.GONE, print_exception=False)
     path = handlers.examples[index]
-    return str(path), check(inspect(handlers.models, path))
+    looked = _inspected(handlers, path, size)
+    return str(path), said(looked, wanted), check(looked)
 
 
-def crop(handlers: Handlers, event: gr.EventData, sent: Any, uncropped: Any) -> tuple[Any, str, str | None]:
-    """The part of a picture that was chosen, what the models get of it, and the file it came from. The part is chosen
-    on the picture in the box or on what that was cropped from; its content hash says on which. Anything may be sent."""
-    wanted, chosen = getattr(event, "whole", None), getattr(event, "box", None)
+def crop(
+    handlers: Handlers, event: gr.EventData, sent: Any, uncropped: Any, size: Sequence[Any], wanted: str | None
+) -> tuple[Any, str, str, tuple[str, Any] | None]:
+    """The part of a picture that was chosen, the status line, what the models get of it, and for Subject.uncropped
+    where it came from; `wanted` as in `look`. The part is chosen on the picture in the box or on what that was cropped
+    from; its content hash says on which. Anything may be sent."""
+    whole, chosen = getattr(event, "whole", None), getattr(event, "box", None)
     chosen = () if chosen is None else chosen  # no box at all, where a crop was asked for
     try:
-        for path in filter(None, (path_of(sent), uncropped)):
-            if not Path(path).is_file() or content_hash(open_picture(kept(path))) != wanted:
+        for path in filter(None, (path_of(sent), uncropped and uncropped[0])):
+            if not Path(path).is_file() or content_hash(open_picture(kept(path))) != whole:
                 continue
-            looked = inspect(handlers.models, path, box=chosen)
+            looked = _inspected(handlers, path, size, chosen)
             if tuple(chosen) == WHOLE and Path(path).suffix.lower() in WEB_FORMATS:
-                return path, check(looked), None
-            return looked.picture, check(looked, chosen), path
+                return path, said(looked, wanted), check(looked), None
+            return looked.picture, said(looked, wanted), check(looked, chosen), (path, chosen)
     except RequestError as error:
         raise sentence(error) from error
     raise gr.Error(texts.WHOLE_GONE, print_exception=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ import gradio as gr
 
 from ..balance import PRESETS
 from ..images import content_hash
-from ..request import RequestError
+from ..request import RequestError, is_whole
 from . import recipes, subjects, texts, views
 from .film import history
 from .handlers import Going, Handlers
@@ -47,46 +47,62 @@ STEPS_TO_TIMELINE = """(steps, now) => {
 
 
 def pictures(handlers: Handlers, asked: Sequence[Subject], gallery: gr.HTML, parts: Parts) -> None:
-    """Uploads are looked at, examples go into the first box, and every picture can be cropped."""
+    """Uploads are looked at, examples go into the first box, and every picture can be cropped. What the models get of a
+    picture may depend on the size of the one to draw."""
+    size = sized(parts)
 
-    def pick(event: gr.EventData) -> tuple[str, str]:
-        return subjects.pick(handlers, event)
+    def wanted(request: gr.Request, recipe: Any, place: int) -> str | None:
+        """A recipe that came back asks for its own pictures; one of a picture made here asks for none."""
+        if not recipe or recipe["picture"] in handlers.visits.thumbnails(str(request.session_hash)):
+            return None
+        return dict(enumerate(recipe["references"])).get(place, "")
 
-    def looks(place: int) -> Callable[[gr.Request, Any, Any], tuple[Any, str, str]]:
-        def look(request: gr.Request, sent: Any, recipe: Any) -> tuple[Any, str, str]:
-            """A recipe that came back asks for its own pictures; one of a picture made here asks for none."""
-            wanted = None
-            if recipe and recipe["picture"] not in handlers.visits.thumbnails(str(request.session_hash)):
-                wanted = dict(enumerate(recipe["references"])).get(place, "")
-            return subjects.look(handlers, sent, wanted)
+    def pick(event: gr.EventData, request: gr.Request, recipe: Any, *size: Any) -> tuple[str, str, str]:
+        return subjects.pick(handlers, event, size, wanted(request, recipe, 0))
 
-        return look
+    def listen(place: int, one: Subject) -> None:
+        def look(request: gr.Request, sent: Any, recipe: Any, *size: Any) -> tuple[Any, str, str]:
+            return subjects.look(handlers, sent, size, wanted(request, recipe, place))
 
-    def crop(event: gr.EventData, sent: Any, uncropped: Any) -> tuple[Any, str, str | None]:
-        return subjects.crop(handlers, event, sent, uncropped)
+        def crop(
+            event: gr.EventData, request: gr.Request, sent: Any, uncropped: Any, recipe: Any, *size: Any
+        ) -> tuple[Any, ...]:
+            return subjects.crop(handlers, event, sent, uncropped, size, wanted(request, recipe, place))
 
-    gallery.pick(pick, outputs=[asked[0].picture, asked[0].looked], **LIGHT)
-    for place, one in enumerate(asked):
-        shown = [one.picture, parts.status, one.looked]
-        one.picture.upload(looks(place), inputs=[one.picture, parts.recipe], outputs=shown, **QUEUED)
+        def renew(sent: Any, uncropped: Any, *size: Any) -> Any:
+            return subjects.renewed(handlers, sent, uncropped, size)
+
+        shown, given = [one.picture, parts.status, one.looked], [one.picture, one.uncropped]
+        one.picture.upload(look, inputs=[one.picture, parts.recipe, *size], outputs=shown, **QUEUED)
         one.picture.clear(lambda: "", outputs=one.looked, **LIGHT)
-        one.looked.pick(
-            crop, inputs=[one.picture, one.uncropped], outputs=[one.picture, one.looked, one.uncropped], **QUEUED
-        )
+        one.looked.pick(crop, inputs=[*given, parts.recipe, *size], outputs=[*shown, one.uncropped], **QUEUED)
+        if size and handlers.models.profile.at_target:
+            changes = [side.change for side in size]
+            gr.on(changes, renew, inputs=[*given, *size], outputs=one.looked, trigger_mode="always_last", **QUEUED)
+
+    shown = [asked[0].picture, parts.status, asked[0].looked]
+    gallery.pick(pick, inputs=[parts.recipe, *size], outputs=shown, **LIGHT)
+    for place, one in enumerate(asked):
+        listen(place, one)
 
 
 def balance(handlers: Handlers, parts: Parts) -> None:
     """Presets, sliders and timeline show the same balances; the timeline's borders follow the number of steps. What
     the browser can work out is worked out there: an answer on its way would undo what a quick hand did meanwhile."""
     control, steps, preset, sliders = parts.timeline, parts.form["steps"], parts.preset, parts.sliders
-    profile = handlers.models.profile
-    table = {number: recipes.automatic(profile, number) for number in range(1, profile.limits.steps + 1)}
+    profile, size = handlers.models.profile, sized(parts)
+    table = {number: recipes.automatic(profile, steps=number) for number in range(1, profile.limits.steps + 1)}
 
-    def recount(value: Any, steps: Any) -> Any:
-        """The borders were given back: the thresholds' again."""
-        number = from_json("steps", steps)
-        counts = table.get(number) if isinstance(number, int) else None
-        if counts is None or not isinstance(value, dict) or value.get("touched") or value.get("counts") == list(counts):
+    def recount(value: Any, steps: Any, *sides: Any) -> Any:
+        """The borders were given back, or steps or size have changed: the thresholds' again."""
+        number, *sides = (from_json("steps", asked) for asked in (steps, *sides))
+        if not is_whole(number) or number not in table or not all(map(profile.limits.takes, sides)):
+            return gr.skip()  # said when it is run
+        counts = recipes.automatic(profile, steps=number, **dict(zip(("width", "height"), sides, strict=False)))
+        before = value.get("counts") if isinstance(value, dict) else None
+        if not isinstance(before, list) or before == list(counts):
+            return gr.skip()
+        if value.get("touched") and all(map(is_whole, before)) and sum(before) == number:
             return gr.skip()
         try:
             return state(counts, read_balance(value))
@@ -102,9 +118,16 @@ def balance(handlers: Handlers, parts: Parts) -> None:
     control.input(fn=None, js=TIMELINE_TO_PRESET, inputs=control, outputs=preset)
     by_steps = STEPS_TO_TIMELINE.replace("TABLE", json.dumps(table))
     steps.input(fn=None, js=by_steps, inputs=[steps, control], outputs=control)
-    control.input(
-        recount, inputs=[control, steps], outputs=control, trigger_mode="always_last", preprocess=False, **LIGHT
-    )
+    again = [control.input, *(side.change for side in size), *([steps.input] if size else [])]
+    gr.on(
+        again, recount, inputs=[control, steps, *size], outputs=control, trigger_mode="always_last", preprocess=False,
+        **LIGHT,
+    )  # fmt: skip
+
+
+def sized(parts: Parts) -> list[gr.Slider]:
+    """The sliders of the picture's width and height, where the profile leaves a choice."""
+    return [parts.form[name] for name in ("width", "height") if name in parts.form]
 
 
 def visitor(request: gr.Request) -> Visitor:
@@ -163,7 +186,7 @@ def runs(
                 if drawn:  # it begins: the pictures go back with the other controls
                     digests = [content_hash(picture) for picture in drawn.request.references]
                     found = handlers.find({"references": digests}, given, who)
-                    shown |= subjects.back(handlers, asked, found, given)
+                    shown |= subjects.back(handlers, asked, found, given, (drawn.request.width, drawn.request.height))
                 yield shown
 
     def verify(request: gr.Request, now: Going, recipe: Any, *given: Any) -> Iterator[Shown]:
