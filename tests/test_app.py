@@ -121,13 +121,22 @@ def test_mcp_offers_the_two_endpoints(agents):
     assert set(tools[0]["inputSchema"]["required"]) == {"reference", "prompt"}
 
 
-def test_an_agent_gets_picture_and_recipe(agents):
+@pytest.mark.parametrize("progress", [{"_meta": {"progressToken": 1}}, {}], ids=["told of progress", "told nothing"])
+def test_an_agent_gets_picture_and_recipe(agents, progress):
     reference = f"data:image/png;base64,{base64.b64encode(EXAMPLE.read_bytes()).decode()}"
     asked = {"reference": reference, "prompt": "in the snow", "seed": 7, "steps": 3}
-    answer = agents("tools/call", name="generate", arguments=asked, _meta={"progressToken": 1})
+    answer = agents("tools/call", name="generate", arguments=asked, **progress)
     assert not answer["isError"], answer["content"][0]["text"]
     picture, address, recipe = answer["content"]
     assert Image.open(io.BytesIO(base64.b64decode(picture["data"]))).getextrema() != ((0, 0),) * 3, "a black picture"
     with urllib.request.urlopen(address["text"].removeprefix("Image URL: ")) as png:  # the one inside has no recipe
         assert read_png(io.BytesIO(png.read()))["seed"] == 7
     assert "'seed': 7," in recipe["text"]
+
+
+@pytest.mark.parametrize("progress", [{"_meta": {"progressToken": 1}}, {}], ids=["told of progress", "told nothing"])
+def test_an_agents_mistake_gets_a_sentence(agents, progress):
+    reference = f"data:image/png;base64,{base64.b64encode(EXAMPLE.read_bytes()).decode()}"
+    answer = agents("tools/call", name="generate", arguments={"reference": reference, "prompt": " "}, **progress)
+    assert answer["isError"]
+    assert "The prompt is empty" in answer["content"][0]["text"]

@@ -93,7 +93,20 @@ def launch(page: gr.Blocks, host: str, port: int, *, mcp: bool = False) -> str:
         theme=theme(), css_paths=[HERE / f"{name}.css" for name in ("style", "check", "crop", "film")],
         js=(HERE / "keys.js").read_text(),
     )  # fmt: skip
+    if mcp:
+        page.mcp_server_obj._execute_tool_without_progress = _outputs
     return address
+
+
+async def _outputs(job: Any) -> list[Any]:
+    """What a run gives an agent that asked for no word of its progress. Gradio's own (6.31) takes the outputs as one,
+    and the agent would get their repr and no picture."""
+    async for update in job:
+        if update.type == "output" and update.final:
+            if not update.success:
+                raise RuntimeError(update.outputs.get("error") or "The run failed.")
+            return update.outputs["data"]
+    raise job.exception() or RuntimeError("The run ended without a picture.")
 
 
 def _ask(handlers: Handlers) -> tuple[dict[str, Any], list[Subject], gr.HTML, tuple[gr.Button, gr.Button]]:
