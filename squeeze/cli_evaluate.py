@@ -58,6 +58,7 @@ def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
     table.add_argument("--processes", type=int, default=1, help="processes that train a variant together")
     table.add_argument("--seed", type=int, default=0, help="of the trainings")
     table.add_argument("--only", help="a single row, by its name")
+    table.add_argument("--curve", type=Path, help="of `sweep`: write identity against prompt as an SVG")
     table.add_argument("--json", action="store_true")
     table.set_defaults(run=_table)
 
@@ -162,7 +163,7 @@ def _check_plush(options: argparse.Namespace) -> None:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from .evaluation import tables
+    from .evaluation import curve, tables
     from .evaluation.records import EvaluationError
 
     if options.n < 1:
@@ -172,6 +173,10 @@ def _table(options: argparse.Namespace) -> int:
             raise EvaluationError(f"--{name} must be at least 1, not {getattr(options, name)}.")
     if tables.BATCH % options.processes:
         raise EvaluationError(f"--processes must divide a batch of {tables.BATCH}, and {options.processes} does not.")
+    if options.curve and (options.name != "sweep" or options.only or options.curve.suffix.lower() != ".svg"):
+        raise EvaluationError(f"--curve draws the whole table `sweep` into an .svg file, not into {options.curve}.")
+    if options.curve:
+        check_writable(options.curve)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a training of ours must not go on by itself
     rows = []
     for row in tables.run_table(
@@ -180,6 +185,8 @@ def _table(options: argparse.Namespace) -> int:
     ):  # fmt: skip
         rows.append(row)
         print(tables.as_markdown(options.name, [row]).splitlines()[-1], file=sys.stderr)
+    if options.curve:
+        write_text(options.curve, curve.as_svg(rows))
     print(json.dumps({"table": options.name, "rows": rows}) if options.json else tables.as_markdown(options.name, rows))
     return 0
 

@@ -154,6 +154,7 @@ def test_seeds_and_steps_have_results_of_their_own(tmp_path: Path, monkeypatch):
         (["--steps", "0"], "at least 1"),
         (["--n", "0"], "at least 1"),
         (["--processes", "5"], "must divide a batch of 64"),
+        (["--curve", "curve.svg"], "draws the whole table `sweep`"),
     ],
 )
 def test_mistakes_get_a_sentence(flags: list[str], says: str, tmp_path: Path, capsys):
