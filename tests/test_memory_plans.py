@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import bitsandbytes
+import psutil
 import pytest
 import torch
 from tiny import make_aggregation, make_internvl, make_longcat, make_transformer, make_vae, tiny_profile
 from torch import nn
 
-from squeeze.models import turns
+from squeeze.models import memory, turns
 from squeeze.models.hoisting import hoist
 from squeeze.models.memory import GIB, PLANS, Sizes, choose, measure, weight_bytes
 from squeeze.models.sources import LoadError, Located
@@ -70,8 +71,30 @@ def test_the_text_says_what_goes_where():
         "  kept in host memory: 32.0",
     ]
     everything = choose("auto", SIZES, "cuda:0", 80 * GIB).as_text()
-    assert "host memory" not in everything
+    assert "kept in host memory" not in everything
+    assert everything.splitlines()[-1] == "  through host memory, while loading: 22.0"
     assert "MLLM 8.0, aggregation 2.0, transformer 16.0, modulation 6.0, VAE 1.0" in everything
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "says"),
+    [("swap", 31.9, "keeps 32.0 GiB of weights in host"), ("resident", 21.9, "takes 22.0 GiB of weights through host")],
+)
+def test_host_memory_that_can_never_hold_the_weights(name, host, says):
+    with pytest.raises(LoadError, match=rf"plan {name} {says} memory, .* has {host} GiB\. Take one with more"):
+        choose(name, SIZES, "cuda:0", 80 * GIB, int(host * GIB))
+    assert choose(name, SIZES, "cuda:0", 80 * GIB, int((host + 0.2) * GIB)).name == name
+    assert choose(name, SIZES, "cpu", None, GIB).name == name, "nobody plans a CPU's memory"
+
+
+def test_a_container_may_have_less_than_the_machine(tmp_path, monkeypatch):
+    machine = psutil.virtual_memory().total
+    files = {"limited": str(3 * GIB), "free": "max\n", "more": str(10**18)}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    for names, expected in ((["free", "gone", "more"], machine), (["gone", "limited"], 3 * GIB)):
+        monkeypatch.setattr(memory, "LIMITS", [tmp_path / name for name in names])
+        assert memory.host_bytes() == expected
 
 
 # --- sizes from files -----------------------------------------------------------------------------------------------

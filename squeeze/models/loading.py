@@ -17,7 +17,7 @@ from .dit import Dit
 from .failures import reason, trouble
 from .hoisting import Hoisting, hoist
 from .kernels import pick_backend
-from .memory import Plan, check_name, choose, free_bytes, measure
+from .memory import Plan, check_name, choose, free_bytes, host_bytes, measure
 from .mllm import Mllm
 from .parts import read_aggregation, read_dit, read_mllm, read_preview, read_vae
 from .profiles import Profile
@@ -90,7 +90,7 @@ def load(
         check_weights(part)
     if added:
         check_fit(added, parts)
-    plan = choose(memory, measure(profile, parts), place, free_bytes(place))
+    plan = choose(memory, measure(profile, parts), place, free_bytes(place), host_bytes())
     if plan.free is not None or plan.turns:
         report(plan)
     try:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import safe_open
 
@@ -26,6 +28,7 @@ PLANS = ("resident", "swap", "lean")  # from the fastest, which takes most, to t
 WANTED = ("auto", *PLANS)
 GIB = 2**30
 READ = 256 + PROMPT_TOKENS  # tokens that the MLLM reads: a picture's, and of a prompt as many as it may have
+LIMITS = tuple(Path("/sys/fs/cgroup", *names) for names in (("memory.max",), ("memory", "memory.limit_in_bytes")))
 SPARE = GIB // 2  # for what libraries take for themselves, and for gaps between tensors
 
 
@@ -84,9 +87,12 @@ class Plan:
 
     def waiting(self) -> int:
         """Bytes of weights in host memory, in turns or for good."""
-        sizes = self.sizes
-        both = sizes.mllm + sizes.aggregation + sizes.transformer + sizes.modulation
-        return both if self.turns else 0
+        return self.sizes.mllm + self.sizes.aggregation + self.passing() if self.turns else 0
+
+    def passing(self) -> int:
+        """Bytes of weights that lie in host memory before they go to the device: the transformer's. An MLLM in 8-bit is
+        read straight onto the device."""
+        return self.sizes.transformer + self.sizes.modulation
 
     @property
     def smaller(self) -> str:
@@ -103,6 +109,8 @@ class Plan:
             lines.append(f"  while {when}: {listed} = {gib(sum(parts.values()))}")
         if self.turns:
             lines.append(f"  kept in host memory: {gib(self.waiting())}")
+        else:
+            lines.append(f"  through host memory, while loading: {gib(self.passing())}")
         return "\n".join(lines)
 
 
@@ -112,10 +120,11 @@ def check_name(wanted: str) -> None:
         raise LoadError(f"There is no memory plan {wanted!r}. Choose one of {', '.join(WANTED)} with --memory.")
 
 
-def choose(wanted: str, sizes: Sizes, device: torch.device | str, free: int | None) -> Plan:
+def choose(wanted: str, sizes: Sizes, device: torch.device | str, free: int | None, host: int | None = None) -> Plan:
     """The plan of that name, or with "auto" the first of PLANS that fits into `free` bytes (None = any does).
 
-    Raises LoadError with the numbers where the plan, or every plan, needs more than there is.
+    Raises LoadError with the numbers where the plan, or every plan, needs more than there is, or where its weights can
+    never fit into the `host` bytes of this machine's own memory (None = they do).
     """
     check_name(wanted)
     plans = [Plan(name=name, sizes=sizes, device=str(device), free=free) for name in PLANS]
@@ -123,6 +132,7 @@ def choose(wanted: str, sizes: Sizes, device: torch.device | str, free: int | No
     named = [plan for plan in plans if wanted in ("auto", plan.name)]
     chosen = next((plan for plan in named if plan in fitting), None)
     if chosen:
+        _check_host(chosen, host)
         return chosen
     needs = ", ".join(f"{plan.name} about {gib(plan.peak)}" for plan in plans)
     if not fitting:
@@ -134,6 +144,27 @@ def choose(wanted: str, sizes: Sizes, device: torch.device | str, free: int | No
         f"Memory plan {wanted} needs about {gib(named[0].peak)} GiB and {gib(free)} GiB are free on {device}. Use "
         f"--memory {fitting[0].name}, which needs about {gib(fitting[0].peak)} GiB."
     )
+
+
+def _check_host(plan: Plan, host: int | None) -> None:
+    """Raises LoadError where the system would end the program in the middle of loading, without a word."""
+    needed = plan.waiting() or plan.passing()
+    if host is None or plan.free is None or needed <= host:
+        return
+    how = "keeps" if plan.turns else "takes"
+    raise LoadError(
+        f"Memory plan {plan.name} {how} {gib(needed)} GiB of weights {'in' if plan.turns else 'through'} host memory, "
+        f"and this machine or its container has {gib(host)} GiB. Take one with more."
+    )
+
+
+def host_bytes() -> int:
+    """The bytes of memory that this machine has, or the container that the program runs in."""
+    total = psutil.virtual_memory().total
+    for limit in LIMITS:
+        with suppress(OSError, ValueError):  # no container, or one without a limit, which is a word
+            total = min(total, int(limit.read_text()))
+    return total
 
 
 def free_bytes(device: torch.device) -> int | None:
