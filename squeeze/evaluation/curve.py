@@ -16,7 +16,7 @@ X, Y = "prompt_mean", "identity_mean"
 
 def as_svg(rows: list[dict[str, Any]]) -> str:
     """An SVG of the rows of the table `sweep`, see tables.run_table: points with 95 % intervals both ways, each stage's
-    in the order of its balance. Rows of too few cases to have both means are left out."""
+    joined in the order of its balance, the ends named by it. Rows of too few cases to have both means are left out."""
     rows = [row for row in rows if row[X] is not None and row[Y] is not None]
     least, most = _ticks(rows, X), _ticks(rows, Y)
     inner, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
@@ -51,9 +51,11 @@ def as_svg(rows: list[dict[str, Any]]) -> str:
                 _line(x(left), here[1], x(right), here[1], colour, 0.35),
                 _line(here[0], y(low), here[0], y(top), colour, 0.35),
                 f'<circle cx="{here[0]:.1f}" cy="{here[1]:.1f}" r="4.5" fill="{colour}"/>',
-                _text(here[0] + 9, here[1] - 7 - 13 * (stage - 1), f"{_balance(row)[stage]:g}", colour, "start"),
             ]
+            if _moved(row) == stage and row in (mine[0], mine[-1]):  # more names would hide the points
+                parts.append(_text(here[0] + 9, here[1] - 7, f"{_balance(row)[stage]:g}", colour, "start"))
         parts.append(_text(LEFT + stage * inner / 3, 28, f"● {stage + 1} · {name}", colour, "start"))
+    parts += [_text(x(row[X]) - 9, y(row[Y]) + 16, "paper", anchor="end") for row in rows if _moved(row) is None]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
