@@ -122,7 +122,7 @@ def test_previews_change_nothing(models, request_for):
 def test_every_choice_reaches_the_picture(models, request_for):
     base = pixels(list(generate(models, request_for())))
     for change in (
-        {"prompt": "a toy in the snow"}, {"references": (random_picture(1),)}, {"cfg": 4.0}, {"uncond": "full"},
+        {"prompt": "a toy in the snow"}, {"references": (random_picture(1),)}, {"cfg": 3.0}, {"uncond": "full"},
         {"late_text": "keep"}, {"balance": (0.0, 0.5, 0.75)}, {"balance": (0.2, 0.5, 1.0)}, {"stage_steps": (1, 3, 2)},
         {"references": (random_picture(0), random_picture(1))},
     ):  # fmt: skip

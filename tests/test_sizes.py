@@ -32,7 +32,6 @@ def address(profile):
 @pytest.fixture
 def page(address, browser):
     page = opened(address, browser.new_context())
-    page.click("#advanced > button")
     yield page
     assert not page.written
     page.context.close()
@@ -104,7 +103,7 @@ def test_the_borders_follow_the_size(page, profile):
 def test_a_size_that_cannot_be_gets_a_sentence(page):
     pick(page)
     page.fill("#prompt textarea", "a toy on the beach")
-    page.evaluate("document.querySelector('#width input[type=number]').step = 'any'")
+    page.click("#advanced > button")
     page.fill("#width input[type=number]", "70")
     page.keyboard.press("Tab")
     start(page)
