@@ -28,7 +28,7 @@ from serving import FLAGS, NO_CHROMIUM, caller, chromium, serving
 SCENES = ("on the beach", "in the snow", "in a room")
 FINISHED = 10**6  # in place of a step's number
 A_RUN_LEAVES = 2  # files: its PNG, and the comparison's copy of the picture
-A_PICTURE = 64 * 64 * 3 + 4096  # bytes at most, with its recipe
+A_PICTURE = 128 * 128 * 3 + 4096  # bytes at most, with its recipe
 
 # Notes every step that is painted: the message comes after the frame in which the picture stands.
 WATCH = """(finished) => {

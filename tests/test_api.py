@@ -35,7 +35,7 @@ def test_the_api_gives_a_picture_and_its_recipe(call):
 def test_the_api_takes_every_option_and_null(server, call):
     options = {
         "balance": [0.1, 1, 1.0], "steps": 5, "stage_steps": [0, 3, 2], "cfg": 1 + 1e-7, "guidance": 0.1 + 0.2,
-        "uncond": "full", "late_text": "keep", "height": 64, "width": 64,
+        "uncond": "full", "late_text": "keep", "height": 128, "width": 128,
     }  # fmt: skip
     path, recipe = call(**options)
     assert {key: recipe[key] for key in options} == options
@@ -114,7 +114,7 @@ def test_thirty_runs_in_a_row_leave_only_their_pictures(server, call, files):
         call(seed=seed, steps=2)
     left = [path for path in set(files.rglob("*")) - before if path.is_file()]
     assert len(left) <= 31, f"30 runs left {len(left)} files on the server"
-    assert sum(path.stat().st_size for path in left) < 30 * 64 * 64 * 4 + 1_000_000
+    assert sum(path.stat().st_size for path in left) < 30 * 128 * 128 * 4 + 1_000_000
     assert not list(Path(tempfile.gettempdir()).glob("squeeze-*/*.png")), "a folder of a finished picture was left"
 
 

@@ -48,7 +48,7 @@ def test_a_picture_with_its_recipe_and_one_json_object(tmp_path: Path, capsys: p
     assert printed["recipe"]["balance"] == [0, 0.5, 0.75]
     assert printed["recipe"]["seed"] == 7
     assert sum(printed["recipe"]["stage_steps"]) == 3
-    assert Image.open(tmp_path / "out.png").size == (64, 64)
+    assert Image.open(tmp_path / "out.png").size == (128, 128)
 
 
 def test_same_command_same_bytes(tmp_path: Path):
@@ -205,7 +205,7 @@ def test_a_stop_ends_with_130_and_a_checkpoint(tmp_path: Path):
 def made(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     """A PNG that the tiny models drew, with every option other than the profile has it."""
     options = ["--balance", "0.1,0.25,1", "--steps", "4", "--stage-steps", "1,2,1", "--cfg", "1.5", "--guidance", "3"]
-    options += ["--seed", "5", "--uncond", "full", "--late-text", "keep", "--height", "64", "--width", "64"]
+    options += ["--seed", "5", "--uncond", "full", "--late-text", "keep", "--height", "128", "--width", "128"]
     assert generate(tmp_path, "--weights", str(folder), *options) == 0
     capsys.readouterr()
     return (tmp_path / "out.png").rename(tmp_path / "made.png")
@@ -229,7 +229,7 @@ def test_every_flag_reaches_the_recipe(made: Path):
     recipe = read_png(made)
     wanted = {
         "balance": [0.1, 0.25, 1], "steps": 4, "stage_steps": [1, 2, 1], "cfg": 1.5, "guidance": 3, "seed": 5,
-        "uncond": "full", "late_text": "keep", "height": 64, "width": 64, "picture": content_hash(open_picture(made)),
+        "uncond": "full", "late_text": "keep", "height": 128, "width": 128, "picture": content_hash(open_picture(made)),
     }  # fmt: skip
     assert {key: recipe[key] for key in wanted} == wanted
 
@@ -290,9 +290,9 @@ def test_a_picture_that_was_changed_under_its_recipe(made: Path, folder: Path, c
     said = capsys.readouterr().err
     assert "it was changed after it was written" in said
     assert "1 of 4,096 pixels differ" in said
-    write_png(picture.crop((0, 0, 32, 64)), recipe, made)
+    write_png(picture.crop((0, 0, 32, 128)), recipe, made)
     assert again(made, folder, "--verify") == 1
-    assert "32 × 64 pixels in the PNG, 64 × 64 here" in capsys.readouterr().err
+    assert "32 × 128 pixels in the PNG, 128 × 128 here" in capsys.readouterr().err
 
 
 def test_the_wrong_reference_is_refused_by_both_hashes(made: Path, folder: Path, capsys: pytest.CaptureFixture[str]):

@@ -186,7 +186,7 @@ def test_pool_slides_and_depends_on_the_step_alone():
     first = [one.batch(step)["x"] for step in range(40)]
     assert torch.equal(other.batch(39)["x"], first[39]), "a batch depends on the batches before it"
     assert first[39].min() >= 10 * (2 + 39 * 5 // 10 - 4), "old chunks were not dropped"
-    assert len(one._kept) <= 4
+    assert len(one._held["x"]) == 4 * 10, "more than the window is kept"
 
 
 def test_ema_follows_and_learning_rate_falls():

@@ -189,7 +189,7 @@ def write_models(folder: Path) -> None:
 def tiny_profile(folder: Path) -> Profile:
     """FLUX's shift, references of any shape up to 48 px and three at a time, pictures of 32 to 128 px."""
     limits = Limits(references=3, least_size=32, most_size=128, reference=48)
-    return replace(PROFILES["plush"], folder=folder, device="cpu", square=False, shift=None, limits=limits)
+    return replace(PROFILES["plush"], folder=folder, device="cpu", size=64, square=False, shift=None, limits=limits)
 
 
 def write_paper(folder: Path) -> None:

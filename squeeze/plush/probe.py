@@ -71,10 +71,7 @@ class Probe(ModelMixin, ConfigMixin):
     @torch.inference_mode()
     def read(self, pixels: Tensor) -> Reading:
         """Reads pictures (B, 3, H, W) in [-1, 1], of any size."""
-        size = self.config["size"]
-        if pixels.shape[-2:] != (size, size):
-            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-        out = self(pixels.to(self.dtype))
+        out = self(at_size(pixels, self.config["size"]).to(self.dtype))
         sin, cos = out.pop("direction").float().unbind(-1)
         best = {name: logits.float().softmax(-1).max(-1) for name, logits in out.items()}
         return Reading(
@@ -82,6 +79,13 @@ class Probe(ModelMixin, ConfigMixin):
             confidence={name: value.values for name, value in best.items()},
             azimuth=torch.atan2(sin, cos) * 180 / math.pi % 360,
         )
+
+
+def at_size(pixels: Tensor, size: int) -> Tensor:
+    """Pictures (B, 3, H, W) brought to (B, 3, size, size), as the probe is shown all."""
+    if pixels.shape[-2:] == (size, size):
+        return pixels
+    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
 
 
 def probe_loss(out: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:

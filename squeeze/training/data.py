@@ -97,25 +97,35 @@ class Pool:
     ) -> None:
         self._make, self._batch, self._chunk, self._window, self._reuse = make, batch, chunk, window, reuse
         self._seed, self._alike = seed, alike
-        self._kept: dict[int, Chunk] = {}
+        self._numbers: list[int | None] = [None] * window  # of the chunks that the window's places hold
+        self._held: Chunk = {}  # (window * chunk, ...) each
 
     def batch(self, step: int) -> Chunk:
         """The batch of one step, each tensor (batch, ...)."""
         newest = 2 + int(step * self._batch / (self._chunk * self._reuse))
         oldest = max(0, newest - self._window)
-        for index in [i for i in self._kept if i < oldest]:
-            del self._kept[index]
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         wanted = self._batch * (4 if self._alike else 1)
-        drawn = torch.randint(oldest * self._chunk, newest * self._chunk, (wanted,), generator=generator).tolist()
-        rows = [self._sample(*divmod(place, self._chunk)) for place in drawn]
+        drawn = torch.randint(oldest * self._chunk, newest * self._chunk, (wanted,), generator=generator)
+        for index in (drawn // self._chunk).unique().tolist():
+            self._hold(index)
+        rows = drawn % (self._window * self._chunk)
         if self._alike:
-            rows.sort(key=lambda row: int(row[self._alike].sum()))
+            mask = self._held[self._alike]
+            ordered = mask[rows.to(mask.device)].sum(1).argsort(stable=True).cpu()
             quarter = int(torch.randint(4, (1,), generator=generator)) * self._batch
-            rows = rows[quarter : quarter + self._batch]
-        return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+            rows = rows[ordered[quarter : quarter + self._batch]]
+        return {key: value[rows.to(value.device)] for key, value in self._held.items()}
 
-    def _sample(self, index: int, row: int) -> Chunk:
-        if index not in self._kept:
-            self._kept[index] = self._make(index)
-        return {key: value[row] for key, value in self._kept[index].items()}
+    def _hold(self, index: int) -> None:
+        place = index % self._window
+        if self._numbers[place] == index:
+            return
+        chunk = self._make(index)
+        if not self._held:
+            self._held = {
+                key: value.new_empty(self._window * self._chunk, *value.shape[1:]) for key, value in chunk.items()
+            }
+        for key, value in chunk.items():
+            self._held[key][place * self._chunk : (place + 1) * self._chunk] = value
+        self._numbers[place] = index

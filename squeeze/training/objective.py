@@ -45,7 +45,7 @@ def draw_kept(phase: int, generator: torch.Generator, dropout: Dropout) -> Kept:
 
 def draw_times(count: int, mu: float, generator: torch.Generator) -> Tensor:
     """t (B,) in (0, 1): the sigmoid of a standard normal, then the sampler's shift."""
-    return shifted(torch.sigmoid(torch.randn(count, generator=generator)), mu)
+    return shifted(torch.sigmoid(torch.randn(count, generator=generator, device=generator.device)), mu)
 
 
 def interpolate(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..files import whole
 from ..models.vae import Vae, fit_preview
-from ..plush.probe import Probe, augment, probe_loss
+from ..plush.probe import Probe, at_size, augment, probe_loss
 from ..plush.render import MATERIALS
 from .data import Pool, chunk_seed, draw_labelled, to_bytes, to_unit
 from .loop import Schedule, read_start, save_bf16
@@ -46,7 +46,7 @@ def whiten(model: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 class VaePart:
-    """An AutoencoderKL of FLUX's form at small size: 64 px to latents of 8 x 8 x 16."""
+    """An AutoencoderKL of FLUX's form at small size: 64 px become latents of 8 x 8 x 16, 128 px of 16 x 16 x 16."""
 
     name = "vae"
 
@@ -129,7 +129,7 @@ class ProbePart:
     def __init__(
         self,
         vae: AutoencoderKL,
-        size: int = 64,
+        size: int = 64,  # of the pictures that the vae is to restore; the probe sees them at its own
         device: str = "cpu",
         seed: int = 0,
         start: Path | None = None,
@@ -138,7 +138,8 @@ class ProbePart:
     ) -> None:
         torch.manual_seed(seed)
         self.schedule = Schedule(batch=batch or 64, rate=rate or 2e-3, ema=0.998, decay=0.02)
-        model = Probe(size) if start is None else read_start(Probe, start / "probe")
+        model = Probe() if start is None else read_start(Probe, start / "probe")
+        self._seen = model.config["size"]
         self.model = _Coached(model.float()).to(device, memory_format=torch.channels_last)
         self._vae = Vae(vae.to(device).eval().requires_grad_(False))
         self._device, self._size, self._seed = device, size, seed
@@ -148,7 +149,8 @@ class ProbePart:
         chunk = draw_labelled(CHUNK, chunk_seed(2, self._seed, index), self._size, self._device)
         for rows in torch.arange(0, CHUNK, 2).split(32):
             chunk["pixels"][rows] = to_bytes((self._vae.restored(to_unit(chunk["pixels"][rows])) + 1) / 2)
-        return chunk
+        seen = [at_size(to_unit(part), self._seen) for part in chunk["pixels"].split(64)]
+        return chunk | {"pixels": to_bytes((torch.cat(seen) + 1) / 2)}
 
     def loss(self, step: int) -> Tensor:
         """See `probe_loss`; beside it what the helper head gets wrong."""

@@ -136,12 +136,13 @@ class PhasePart:
             for module in self.model.modules():
                 if isinstance(module, FluxTransformerBlock | FluxSingleTransformerBlock | Block):
                     module.forward = torch.compile(module.forward, dynamic=True)  # not its hooks
+        self._chunk = max(CHUNK, self.schedule.batch)
         self._pool = Pool(
-            self._make, batch=self.schedule.batch, chunk=CHUNK, window=24, reuse=12, seed=seed, alike="valid"
+            self._make, batch=self.schedule.batch, chunk=self._chunk, window=24, reuse=12, seed=seed, alike="valid"
         )
 
     def _make(self, index: int) -> Chunk:
-        return self.encode(CHUNK, chunk_seed(4, self._seed, index))
+        return self.encode(self._chunk, chunk_seed(4, self._seed, index))
 
     @torch.inference_mode()
     def encode(self, count: int, seed: int, held_out: bool = False) -> Chunk:
@@ -151,10 +152,12 @@ class PhasePart:
         toys = case.toys.to(self._device)
         drawn = [render(toys, scenes.to(self._device), self._size) for scenes in (case.references, case.targets)]
         reference, target = (to_unit((one.pixels * 255).round()) for one in drawn)
+        tower = self._mllm.image_processor.size
+        shown = nn.functional.interpolate(reference, (tower.height, tower.width), mode="bicubic", antialias=True)
         parts = []
-        for rows in torch.arange(count).split(64):
+        for rows in torch.arange(count).split(64 if self._device == "cpu" else 256):
             prompts = [case.wishes[i].text for i in rows.tolist()]
-            read = self._mllm.encode_batch(reference[rows.to(self._device)], prompts)
+            read = self._mllm.encode_batch(shown[rows.to(self._device)], prompts)
             pad = self._mllm.config.image_seq_length + LONGEST - read.hidden.shape[1]  # below 0 it crops
             parts.append({
                 "hidden": nn.functional.pad(read.hidden.bfloat16(), (0, 0, 0, 0, 0, pad)),
@@ -171,10 +174,10 @@ class PhasePart:
         the helper gets wrong."""
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
         kept = draw_kept(self.phase, torch.Generator().manual_seed(step), self._dropout)  # the same in all processes
-        generator = torch.Generator().manual_seed(chunk_seed(7, self._seed, step))
+        generator = torch.Generator(self._device).manual_seed(chunk_seed(7, self._seed, step))
         x0 = batch["x0"].float()
-        t = draw_times(len(x0), self._mu, generator).to(self._device)
-        noise = torch.randn(x0.shape, generator=generator).to(self._device)
+        t = draw_times(len(x0), self._mu, generator)
+        noise = torch.randn(x0.shape, generator=generator, device=self._device)
         known: list[Tensor] = []
         listening = self.model.transformer.single_transformer_blocks[HELPED].register_forward_pre_hook(
             lambda _, __, given: known.append(given["hidden_states"]), with_kwargs=True

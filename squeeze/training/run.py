@@ -101,12 +101,12 @@ def make_part(
         return read_part(Located(path=folder, origin=str(folder), restore=restore), reader)
 
     if part == "vae":
-        return VaePart(**options)
+        return VaePart(profile.size, **options)
     if part == "mllm":
         return MllmPart(**options)
     vae = frozen("vae", partial(read_model, AutoencoderKL, dtype="float32"))
     if part == "probe":
-        return ProbePart(vae, **options)
+        return ProbePart(vae, profile.size, **options)
 
     mllm = Mllm(
         frozen("mllm", partial(read_model, InternVLForConditionalGeneration, dtype="float32")),
@@ -114,7 +114,10 @@ def make_part(
         frozen("mllm", GotOcr2ImageProcessorPil.from_pretrained),
         profile.template,
     )
-    return PhasePart(int(part[-1]), mllm, vae, mu=profile.shift or 0.0, compiled=compiled, variant=variant, **options)
+    return PhasePart(
+        int(part[-1]), mllm, vae, size=profile.size, mu=profile.shift or 0.0, compiled=compiled, variant=variant,
+        **options,
+    )  # fmt: skip
 
 
 def note(out: Path, part: str, command: str, trainee: Part, last: Progress, device: str) -> None:

@@ -18,7 +18,7 @@ LISTENERS = Path(__file__).with_name("crop.js")
 WHOLE = (0.0, 0.0, 1.0, 1.0)  # the crop that leaves a picture as it is: left, top, right, bottom as shares
 SIDE = 320  # pixels sent of a view at most: twice what it is shown at
 CROP_SIDE = 1024  # pixels sent of the picture that is cropped, at most
-COARSE = 160  # pixels; a view no larger than this is enlarged on the page, and its own pixels stay visible
+COARSE = 96  # pixels; a view no larger than this is enlarged on the page, and its own pixels stay visible
 
 EYES = (("mllm", "the language model sees"), ("vae", "the autoencoder sees"))
 ICON = (

@@ -84,14 +84,14 @@ NO_HISTORY = "Pictures you make are listed here, to come back to. After a reload
 ABOUT_TITLE: dict[str, str] = {"plush": "What this model can and cannot do"}
 ABOUT: dict[str, str] = {
     "plush": """
-This is the whole method at toy size. The model knows **one world, plush toys**, and draws **64 × 64 pixels**.
+This is the whole method at toy size. The model knows **one world, plush toys**, and draws **128 × 128 pixels**.
 
 - **It was shown** toys with a body in one of ten colours, a belly, a pattern (plain, stripes, spots or patches), ears
   and a tail, in eight places (beach, snow, forest, desert, city at night, meadow, room, sea), facing eight ways, near
   or far, with a hat in one of ten colours or none. A prompt can name any of it, or *a hat of its own colour*.
 - **It can, so far,** put the toy into the right place, near or far, in its own colour and with the right hat. It is
-  still learning: it turns the toy as the prompt says in five cases of six, and face, ears, tail and belly come out
-  blurred, most of all of a toy far away or at night. The README has the figures.
+  still learning: it turns the toy as the prompt says in five cases of six, its edges fray, and face, ears, tail and
+  belly are often another toy's, most of all at night. The README has the figures.
 - **It cannot** draw anything else. A photo of your cat gives the nearest toy. Words it never learned are named under
   the picture.
 
