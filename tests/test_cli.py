@@ -265,7 +265,7 @@ def test_other_weights_are_named(made: Path, folder: Path, tmp_path: Path, capsy
     said = capsys.readouterr().err
     assert "The picture is not identical." in said
     assert "Not the same revision of the weights: tiny in the recipe, newer here." in said
-    count, most = re.search(r"([\d,]+) of 4,096 pixels differ, by at most (\d+) of 255", said).groups()
+    count, most = re.search(r"([\d,]+) of 16,384 pixels differ, by at most (\d+) of 255", said).groups()
     before, now = (np.asarray(open_picture(made.with_name(name)), int) for name in ("made.png", "again.png"))
     apart = np.abs(before - now).max(-1)
     assert (int(count.replace(",", "")), int(most)) == ((apart > 0).sum(), apart.max())
@@ -289,7 +289,7 @@ def test_a_picture_that_was_changed_under_its_recipe(made: Path, folder: Path, c
     assert again(made, folder, "--verify") == 1
     said = capsys.readouterr().err
     assert "it was changed after it was written" in said
-    assert "1 of 4,096 pixels differ" in said
+    assert "1 of 16,384 pixels differ" in said
     write_png(picture.crop((0, 0, 32, 128)), recipe, made)
     assert again(made, folder, "--verify") == 1
     assert "32 × 128 pixels in the PNG, 128 × 128 here" in capsys.readouterr().err

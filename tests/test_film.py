@@ -88,6 +88,7 @@ def test_only_pictures_of_few_pixels_show_them(models, page):
         blocks = build(replace(models, profile=replace(models.profile, size=size))).blocks.values()
         named = [part.elem_classes for part in blocks if part.elem_id in ("desk", "more")]
         assert [[name for name in names if name] for names in named] == [classes] * 2, f"{size} pixels"
+    page.evaluate("for (const part of document.querySelectorAll('#desk, #more')) part.classList.add('coarse')")
     ask(page, steps=2)
     drawn(page)
     parts = (".view img", ".slot img", ".frame img", ".past img")

@@ -38,8 +38,9 @@ def test_each_subject_gives_a_picture_and_the_same_every_time(tmp_path, capsys):
     assert said[0]["photos"] == 3
     assert [sentence.split(":")[0] for sentence in said[0]["skipped"]] == ["can/00.jpg"], "not counted"
     assert list(said[0]["confidence"]) == ["can", "dog", "grey_sloth_plushie"]
+    side = find_profile("plush").size
     with Image.open(sheets[0]) as sheet:
-        assert sheet.size == (8 * 132, 266)
+        assert sheet.size == (8 * (2 * side + 4), 4 * side + 10)
 
 
 @pytest.mark.parametrize(
