@@ -12,19 +12,21 @@ from transformers import InternVLForConditionalGeneration
 
 from squeeze.files import WriteError
 from squeeze.models.mllm import Mllm
+from squeeze.models.profiles import PROFILES
 from squeeze.plush.render import MATERIALS, render
 from squeeze.plush.world import draw_scenes, draw_toys
 from squeeze.sampling import pack, unpack
 from squeeze.training import mllm as mllm_module
 from squeeze.training import parts, phases
 from squeeze.training.data import Pool, draw_cases, draw_labelled, to_bytes, to_unit
-from squeeze.training.loop import DivergedError, Ema, Schedule, fit, learning_rate, save_bf16
+from squeeze.training.loop import DivergedError, Ema, Schedule, fit, learning_rate, read_start, save_bf16
 from squeeze.training.mllm import IGNORED, MllmPart, make_mllm
 from squeeze.training.objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
 from squeeze.training.parts import ProbePart, VaePart
 from squeeze.training.phases import SUBJECT, PhasePart, subject_weights
 
-NAMES = ("vae", "probe", "mllm", "phase1", "phase2")
+SHIPPED = PROFILES["plush"].folder
+NAMES = ("vae", "decoder", "probe", "mllm", "phase1", "phase2")
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +37,10 @@ def _small(monkeypatch: pytest.MonkeyPatch):
 
 def make(name: str, **options):
     """A part as it is trained, with batches of two."""
-    if name in ("vae", "mllm"):
-        return {"vae": VaePart, "mllm": MllmPart}[name](batch=2)
+    if name == "mllm":
+        return MllmPart(batch=2)
+    if name in ("vae", "decoder"):
+        return VaePart(batch=2, start=SHIPPED, decoder_only=name == "decoder")
     if name == "probe":
         return ProbePart(VaePart().model, batch=2)
     torch.manual_seed(0)
@@ -63,6 +67,19 @@ def test_resumed_equals_uninterrupted(name: str, tmp_path: Path):
     for kind in ("model", "ema"):
         for key, value in whole[kind].items():
             assert torch.equal(value, halves[kind][key]), f"{kind} {key} differs: state is missing from the checkpoint"
+
+
+def test_a_decoder_trained_alone_leaves_the_latents_as_they_are(tmp_path: Path):
+    part = make("decoder")
+    assert [progress.step for progress in fit(part, tmp_path, steps=3)][-1] == 3
+    before, after = (read_start(AutoencoderKL, folder / "vae") for folder in (SHIPPED, tmp_path))
+    same = {name: torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items()}
+    assert all(kept for name, kept in same.items() if name.startswith("encoder")), "the latents are others now"
+    assert not all(kept for name, kept in same.items() if name.startswith("decoder")), "the decoder learnt nothing"
+    assert {"shift_factor", "scaling_factor"} <= {
+        key for key, value in before.config.items() if after.config[key] == value
+    }
+    assert (tmp_path / "vae" / "preview.safetensors").exists()
 
 
 def test_training_reduces_the_loss(tmp_path: Path):

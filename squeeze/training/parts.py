@@ -20,6 +20,7 @@ from .data import Pool, chunk_seed, draw_labelled, to_bytes, to_unit
 from .loop import Schedule, read_start, save_bf16
 
 CHUNK = 512
+LATENT_NOISE = 0.2  # the most that a decoder trained alone sees, in deviations of the latents
 
 
 def tile(pixels: Tensor, columns: int) -> Image.Image:
@@ -46,9 +47,9 @@ def whiten(model: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 class VaePart:
-    """An AutoencoderKL of FLUX's form at small size: 64 px become latents of 8 x 8 x 16, 128 px of 16 x 16 x 16."""
-
-    name = "vae"
+    """An AutoencoderKL of FLUX's form at small size: 64 px become latents of 8 x 8 x 16, 128 px of 16 x 16 x 16. With
+    `decoder_only` its latents stay as they are, and what was trained on them stays right; the decoder then also sees
+    latents with a little noise, as a transformer's are never quite the encoder's."""
 
     def __init__(
         self,
@@ -58,8 +59,10 @@ class VaePart:
         start: Path | None = None,
         batch: int | None = None,
         rate: float | None = None,
+        decoder_only: bool = False,
     ) -> None:
         torch.manual_seed(seed)
+        self.name = "decoder" if decoder_only else "vae"
         self.schedule = Schedule(batch=batch or 16, rate=rate or 1.5e-3, warmup=200, ema=0.998, decay=0.0)
         model = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
@@ -74,19 +77,26 @@ class VaePart:
         )
         if start is not None:
             model = read_start(AutoencoderKL, start / "vae")
+        model.encoder.requires_grad_(not decoder_only)
         self.model = model.float().to(device, memory_format=torch.channels_last)
-        self._device, self._size, self._seed = device, size, seed
+        self._device, self._size, self._seed, self._decoder_only = device, size, seed, decoder_only
         self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=8, reuse=3, seed=seed)
 
     def _make(self, index: int) -> dict[str, Tensor]:
         return {"pixels": draw_labelled(CHUNK, chunk_seed(1, self._seed, index), self._size, self._device)["pixels"]}
 
     def loss(self, step: int) -> Tensor:
-        """Mean squared and absolute error of the reconstruction, and a light pull of the latents to a unit Gaussian."""
+        """Mean squared and absolute error of the reconstruction, and a light pull of the latents to a unit Gaussian: a
+        constant where only the decoder is trained."""
         pixels = to_unit(self._pool.batch(step)["pixels"]).to(self._device, memory_format=torch.channels_last)
         latent = self.model.encode(pixels).latent_dist
-        noise = torch.randn(latent.mean.shape, generator=torch.Generator().manual_seed(step)).to(self._device)
-        restored = self.model.decode(latent.mean + latent.std * noise).sample.float()
+        generator = torch.Generator().manual_seed(step)
+        noise = torch.randn(latent.mean.shape, generator=generator).to(self._device)
+        deviation = latent.std
+        if self._decoder_only:
+            shares = torch.rand(len(pixels), 1, 1, 1, generator=generator).to(self._device)
+            deviation = LATENT_NOISE * shares / self.model.config.scaling_factor
+        restored = self.model.decode(latent.mean + deviation * noise).sample.float()
         error = F.mse_loss(restored, pixels) + 0.05 * F.l1_loss(restored, pixels)
         gaussian = 0.5 * (latent.mean.float() ** 2 + latent.var.float() - 1 - latent.logvar.float()).mean()
         return error + 3e-5 * gaussian
@@ -97,14 +107,15 @@ class VaePart:
         return tile(torch.cat([pixels, model.decode(model.encode(pixels).latent_dist.mean).sample]), 16)
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes `vae/`, its latents white over training renders, of zero mean and unit deviation, and the preview map
-        beside it."""
+        """Writes `vae/` and the preview map beside it; the latents are made white over training renders, of zero mean
+        and unit deviation, unless only the decoder was trained."""
         model = copy.deepcopy(model)
         pixels = to_unit(draw_labelled(512, 1_000_000, self._size, self._device)["pixels"])
         latents = torch.cat([model.encode(part).latent_dist.mean.float() for part in pixels.split(32)])
-        latents = whiten(model, latents)
-        shift, scale = latents.mean().item(), 1 / latents.std().item()
-        model.register_to_config(shift_factor=shift, scaling_factor=scale)
+        if not self._decoder_only:
+            latents = whiten(model, latents)
+            model.register_to_config(shift_factor=latents.mean().item(), scaling_factor=1 / latents.std().item())
+        shift, scale = model.config.shift_factor, model.config.scaling_factor
         save_bf16(model, folder / "vae")
         fitted = fit_preview((latents - shift) * scale, pixels, patch=2 ** (len(model.config.block_out_channels) - 1))
         with whole(folder / "vae" / "preview.safetensors", f"go on with --resume {folder}") as new:

@@ -30,7 +30,8 @@ from .mllm import MllmPart
 from .parts import ProbePart, VaePart
 from .phases import PhasePart, Variant
 
-WRITES = {"vae": ("vae",), "mllm": ("mllm",), "probe": ("probe",)}  # phases write aggregation and transformer
+# phases write aggregation and transformer
+WRITES = {"vae": ("vae",), "decoder": ("vae",), "mllm": ("mllm",), "probe": ("probe",)}
 
 
 def train_plush(
@@ -100,8 +101,10 @@ def make_part(
             folder, restore = out / name, "Move that folder away, and the shipped ones are used."
         return read_part(Located(path=folder, origin=str(folder), restore=restore), reader)
 
-    if part == "vae":
-        return VaePart(profile.size, **options)
+    if part in ("vae", "decoder"):
+        if part == "decoder" and start is None:
+            options["start"] = profile.folder
+        return VaePart(profile.size, **options, decoder_only=part == "decoder")
     if part == "mllm":
         return MllmPart(**options)
     vae = frozen("vae", partial(read_model, AutoencoderKL, dtype="float32"))
