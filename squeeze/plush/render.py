@@ -223,9 +223,9 @@ def _render(toys: Toys, scenes: Scenes, size: int, supersample: int) -> Rendered
     part = owner[row, ray]
     point = torch.stack([x[ray], y[ray], front[row, ray]], -1)
     from_centre = point - centre[row, part]
-    normal = F.normalize((quadric[row, part] @ from_centre[..., None])[..., 0], dim=-1)
+    normal = F.normalize((quadric[row, part] * from_centre[:, None]).sum(-1), dim=-1)
     offset = torch.stack([shift_x, shift_y, torch.zeros_like(shift_x)], -1)
-    local = (camera.transpose(1, 2)[row] @ ((point - offset[row]) / scale[row, None])[..., None])[..., 0]
+    local = (camera.transpose(1, 2)[row] * ((point - offset[row]) / scale[row, None])[:, None]).sum(-1)
     palette = _palette(toys, scenes.hat)
     material = parts.material[part]
     mark = (_patterned(local, toys[row]) * FURRY.to(device)[material])[..., None]
