@@ -11,7 +11,10 @@ from PIL import Image
 
 from squeeze.cli import main
 from squeeze.evaluation import parts, plush
+from squeeze.models.loading import load
+from squeeze.models.profiles import find_profile
 from squeeze.plush.probe import Probe
+from squeeze.plush.render import render, visible
 from squeeze.training.data import draw_cases, draw_labelled, to_unit
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "plush"
@@ -183,6 +186,20 @@ def test_a_sheet_that_cannot_be_written(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "a.png cannot" in said
     assert "Choose another path" in said
+
+
+def test_only_what_the_reference_shows_can_be_kept():
+    models = load(find_profile("plush"))
+    cases = draw_cases(12, plush.CASES_SEED, held_out=True)
+    shown = [visible(render(cases.toys, scenes, 128).coverage) for scenes in (cases.references, cases.targets)]
+    drawn = list(plush.evaluate(models, parts.load_probe(models), 12, steps=1))
+    hidden = 0
+    for case in drawn:
+        for name in plush.IDENTITY:
+            known, seen = (bool(one[name][case.case]) for one in shown)
+            assert (case.right[name] is None) == (not (known and seen)), f"{name} of case {case.case}"
+            hidden += seen and not known
+    assert hidden > 2, "no case of these tells the two apart"
 
 
 def test_what_no_render_shows_has_no_rate():

@@ -41,7 +41,7 @@ BARE_SHARE = 0.35  # share of scenes without a hat: the best blind guess
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
     """One case's outcome: the picture, the reference it started from, the prompt, and which attributes are right
-    (None: not asked for, or hidden from view in a true picture of the case)."""
+    (None: not asked for, or hidden from view in the reference or in a true picture of the case)."""
 
     case: int
     prompt: str
@@ -65,7 +65,8 @@ def evaluate(
     if free:
         rng = random.Random(seed)
         cases = replace(cases, wishes=[_without_facing(wish, rng) for wish in cases.wishes])
-    references = render(cases.toys, cases.references, size).pixels
+    drawn = render(cases.toys, cases.references, size)
+    references, known = drawn.pixels, visible(drawn.coverage)
     seen = visible(render(cases.toys, cases.targets, size).coverage)
     for case in range(count):
         reference, wish = to_picture(references[case : case + 1] * 2 - 1), cases.wishes[case]
@@ -79,7 +80,7 @@ def evaluate(
             done = finished(generate(models, request))
             read = probe.read(to_tensor(done.image))
             result = {
-                "right": _right(read, cases, case, {key: bool(shown[case]) for key, shown in seen.items()}),
+                "right": _right(read, cases, case, {name: bool(known[name][case] & seen[name][case]) for name in seen}),
                 "needs_picture": bool(wish.needs_picture),
                 "copied": near_copy(done.image, reference),
                 "turned": float(degrees_between(read.azimuth, cases.references.azimuth[case])[0]),
@@ -93,7 +94,7 @@ def evaluate(
 
 
 def _right(read: Reading, cases: Case, case: int, seen: dict[str, bool]) -> dict[str, bool | None]:
-    """Which attributes are right, see Drawn; `seen` are those of the toy that a true picture shows."""
+    """Which attributes are right, see Drawn; `seen` are those of the toy that can be both known and shown."""
     wish = cases.wishes[case]
     right = {
         name: None if getattr(wish, name) is None else _reads(read, name) == getattr(wish, name) for name in PROMPT
