@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--batch", type=at_least_one, help="samples a step; each part has its own if left out")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--compile", action="store_true", help="phases only: minutes of compiling, then faster steps")
+    train.add_argument("--singles", type=at_least_one, help="phases only: deepen the DiT to so many single blocks")
     ablation = train.add_argument_group("ablations", "phases only")
     ablation.add_argument("--mode", default="dla", choices=MODES, help="how the MLLM's layers are aggregated")
     ablation.add_argument("--layers", default="all", choices=("early", "middle", "late", "all"), help="which are read")
@@ -221,7 +222,7 @@ def _train(options: argparse.Namespace) -> int:
         train_plush(
             options.part, options.out, command=command, minutes=options.minutes, steps=options.steps,
             resume=options.resume, device=options.device, seed=options.seed, rate=options.rate, batch=options.batch,
-            compiled=options.compile,
+            compiled=options.compile, singles=options.singles,
             variant=Variant(mode=options.mode, layers=options.layers, dropout=options.dropout),
         )  # fmt: skip
     except DivergedError as error:

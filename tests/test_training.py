@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL
-from tiny import furthest
+from tiny import furthest, make_transformer
 from transformers import InternVLForConditionalGeneration
 
 from squeeze.files import WriteError
 from squeeze.models.mllm import Mllm
 from squeeze.models.profiles import PROFILES
+from squeeze.models.sources import LoadError
 from squeeze.plush.render import MATERIALS, render
 from squeeze.plush.world import draw_scenes, draw_toys
 from squeeze.sampling import pack, unpack
@@ -23,7 +24,7 @@ from squeeze.training.loop import DivergedError, Ema, Schedule, fit, learning_ra
 from squeeze.training.mllm import IGNORED, MllmPart, make_mllm
 from squeeze.training.objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
 from squeeze.training.parts import ProbePart, VaePart
-from squeeze.training.phases import SUBJECT, PhasePart, subject_weights
+from squeeze.training.phases import DEEPEST, SUBJECT, PhasePart, deepen, subject_weights
 
 SHIPPED = PROFILES["plush"].folder
 NAMES = ("vae", "decoder", "probe", "mllm", "phase1", "phase2")
@@ -293,6 +294,29 @@ def test_phases_draw_at_every_combination_of_conditions():
     assert len(seen) == 8, "some combination of kept conditions never comes up"
     with torch.no_grad():
         assert all(torch.isfinite(part.loss(step)) for step in seen.values())
+
+
+def test_a_deeper_transformer_draws_the_same_at_first_and_learns_with_all_of_it():
+    given = make_transformer()
+    deeper = deepen(given, 5)
+    assert len(deeper.single_transformer_blocks) == 5
+    generator = torch.Generator().manual_seed(0)
+    told = {
+        "hidden_states": torch.randn(2, 4, given.config.in_channels, generator=generator),
+        "encoder_hidden_states": torch.randn(2, 3, given.config.joint_attention_dim, generator=generator),
+        "pooled_projections": torch.randn(2, given.config.pooled_projection_dim, generator=generator),
+        "timestep": torch.tensor([0.2, 0.9]), "img_ids": torch.zeros(4, 3), "txt_ids": torch.zeros(3, 3),
+        "return_dict": False,
+    }  # fmt: skip
+    out = deeper(**told)[0]
+    assert torch.equal(out, given(**told)[0])
+    out.square().mean().backward()
+    grads = [block.norm.linear.weight.grad for block in deeper.single_transformer_blocks]
+    gates = [grad[-given.inner_dim :].abs().max() for grad in grads]
+    assert min(gates) > 0, "a block that never learns"
+    for count in (1, DEEPEST + 1):
+        with pytest.raises(LoadError, match=f"has 2 single blocks, which cannot become {count}. Ask"):
+            deepen(given, count)
 
 
 def test_cases_are_the_same_for_a_seed():

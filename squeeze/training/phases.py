@@ -21,6 +21,7 @@ from ..balance import Weights
 from ..models.aggregation import Aggregation, Block
 from ..models.dit import Conditioning, Dit, Identity
 from ..models.mllm import Mllm
+from ..models.sources import LoadError
 from ..models.vae import Vae
 from ..plush.render import MATERIALS, render
 from ..sampling import denoise, grid_ids, pack, schedule, unpack
@@ -34,8 +35,8 @@ CHUNK = 256
 LONGEST = 40  # prompt tokens kept in the pool
 LAYERS = ("early", "middle", "late", "all")  # thirds of the MLLM's layers
 SUBJECT = 8.0  # weight of what shows the toy beside 1 for the place, which fills most of a picture and is learnt first
+DEEPEST = 38  # single blocks of FLUX.1-dev
 HELP = 0.1  # weight of the helper's loss beside that of the flow
-HELPED = 2  # the single block whose input the helper sees; this and the next are left to turn it into a velocity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,29 @@ def make_denoiser(mllm: Mllm, tokens: int, variant: Variant) -> Denoiser:
     return Denoiser(aggregation, transformer, tokens)
 
 
+def deepen(transformer: FluxTransformer2DModel, singles: int) -> FluxTransformer2DModel:
+    """A transformer with `singles` single blocks that draws what the given one draws: each of its blocks is followed by
+    copies that add nothing at first, their gates at zero. Raises LoadError for fewer blocks than it has, or too
+    many."""
+    old = transformer.single_transformer_blocks
+    if not len(old) <= singles <= DEEPEST:
+        raise LoadError(
+            f"The transformer has {len(old)} single blocks, which cannot become {singles}. "
+            f"Ask for {len(old)} to {DEEPEST}."
+        )
+    deeper = FluxTransformer2DModel.from_config({**transformer.config, "num_single_layers": singles})
+    deeper.load_state_dict({
+        name: value for name, value in transformer.state_dict().items() if "single_transformer_blocks" not in name
+    }, strict=False)  # fmt: skip
+    for number, block in enumerate(deeper.single_transformer_blocks):
+        source = number * len(old) // singles
+        block.load_state_dict(old[source].state_dict())
+        if number and (number - 1) * len(old) // singles == source:  # the last third of these rows is the gate
+            for kept in (block.norm.linear.weight, block.norm.linear.bias):
+                nn.init.zeros_(kept.detach()[-transformer.inner_dim :])
+    return deeper
+
+
 def subject_weights(cells: Tensor, side: int, channels: int) -> Tensor:
     """How much each number of packed latents (B, N, 4 * channels) of side x side counts in the flow's loss: from 1
     where the place shows to SUBJECT where the toy fills the latent's patch. `cells` uint8 as from `truth`."""
@@ -93,7 +117,8 @@ def subject_weights(cells: Tensor, side: int, channels: int) -> Tensor:
 
 
 class PhasePart:
-    """One phase of the method's training on the embedded world. `mllm` and `vae` are frozen."""
+    """One phase of the method's training on the embedded world. `mllm` and `vae` are frozen; `singles` deepens the
+    transformer, see `deepen`."""
 
     def __init__(
         self,
@@ -110,6 +135,7 @@ class PhasePart:
         batch: int | None = None,
         rate: float | None = None,
         compiled: bool = False,
+        singles: int | None = None,
     ) -> None:
         torch.manual_seed(seed)
         self.schedule = Schedule(batch=batch or 64, rate=rate or 1e-3, warmup=200, ema=0.999, decay=0.01)
@@ -129,6 +155,8 @@ class PhasePart:
                 read_start(FluxTransformer2DModel, start / "transformer"),
                 len(self._ids),
             )
+        if singles is not None:
+            model.transformer = deepen(model.transformer, singles)
         if device == "cpu":  # SDPA's backward on a CPU takes twice the time of the plain formula at this size
             model.transformer.set_attention_backend("_native_math")
         self.model = model.to(device)
@@ -138,7 +166,7 @@ class PhasePart:
                     module.forward = torch.compile(module.forward, dynamic=True)  # not its hooks
         self._chunk = max(CHUNK, self.schedule.batch)
         self._pool = Pool(
-            self._make, batch=self.schedule.batch, chunk=self._chunk, window=24, reuse=12, seed=seed, alike="valid"
+            self._make, batch=self.schedule.batch, chunk=self._chunk, window=24, reuse=24, seed=seed, alike="valid"
         )
 
     def _make(self, index: int) -> Chunk:
@@ -179,7 +207,8 @@ class PhasePart:
         t = draw_times(len(x0), self._mu, generator)
         noise = torch.randn(x0.shape, generator=generator, device=self._device)
         known: list[Tensor] = []
-        listening = self.model.transformer.single_transformer_blocks[HELPED].register_forward_pre_hook(
+        blocks = self.model.transformer.single_transformer_blocks  # the second half is left to turn it into a velocity
+        listening = blocks[len(blocks) // 2].register_forward_pre_hook(
             lambda _, __, given: known.append(given["hidden_states"]), with_kwargs=True
         )
         velocity = self._velocity(self.model, batch, kept.text)(
@@ -194,6 +223,7 @@ class PhasePart:
         """A function (img, t, weights) -> velocity with the batch's conditions, aggregated on need."""
         pictures = self._mllm.config.image_seq_length
         longest = int(batch["valid"].sum(1).max()) if text else pictures
+        longest += -longest % 8  # what fused attention wants
         image = torch.arange(longest, device=self._device) < pictures
         identity = Identity(ref=batch["ref"].float(), ref_ids=self._ref_ids)
         dit = Dit(model.transformer)

@@ -37,17 +37,18 @@ WRITES = {"vae": ("vae",), "decoder": ("vae",), "mllm": ("mllm",), "probe": ("pr
 def train_plush(
     part: str, out: Path, *, command: str, minutes: float | None = None, steps: int | None = None,
     resume: Path | None = None, device: str = "cpu", seed: int = 0, rate: float | None = None,
-    batch: int | None = None, compiled: bool = False, variant: Variant | None = None,
+    batch: int | None = None, compiled: bool = False, singles: int | None = None, variant: Variant | None = None,
 ) -> Progress | None:  # fmt: skip
     """Trains one part of the embedded model into `out`, a folder of the shipped layout; notes the run in
     `training.json`.
 
     `compiled` fuses the blocks of the phases' models first: it takes minutes and a C++ compiler, and then a step takes
-    two thirds of the time on a CPU; `variant` is what an ablation changes in phases that start afresh. Under `torchrun`
-    its processes train one model together, each on its own samples. Phases and probe take the frozen MLLM and VAE from
-    `out`, or from the shipped weights where it has none yet; phase 2 starts from phase 1's aggregation and transformer
-    in `resume`. Raises LoadError before anything is written where `resume` holds nothing whole to start from or the
-    device is of no use; see `fit` for what can end it early.
+    two thirds of the time on a CPU; `singles` deepens the phases' transformer to so many single blocks; `variant` is
+    what an ablation changes in phases that start afresh. Under `torchrun` its processes train one model together, each
+    on its own samples. Phases and probe take the frozen MLLM and VAE from `out`, or from the shipped weights where it
+    has none yet; phase 2 starts from phase 1's aggregation and transformer in `resume`. Raises LoadError before
+    anything is written where `resume` holds nothing whole to start from or the device is of no use; see `fit` for what
+    can end it early.
     """
     launched = dist.is_torchelastic_launched()
     if launched and device == "cuda":
@@ -60,10 +61,9 @@ def train_plush(
     rank, world = rank_and_world()
     if world > 1:
         command = command.replace("python", f"torchrun --nproc-per-node {world}", 1)
-    trainee = make_part(part, out, resume, device, seed * world + rank, rate, batch, compiled, variant)
-    # on a card (H200, torch 2.11) the backward pass of the fused kernels gave NaN, or a failed cuBLAS call, at once
-    plain = sdpa_kernel(SDPBackend.MATH) if device.startswith("cuda") else nullcontext()
-    with plain:
+    trainee = make_part(part, out, resume, device, seed * world + rank, rate, batch, compiled, singles, variant)
+    # on a card (H200, torch 2.11) cuDNN's attention, which torch takes first, fails at once in the backward pass
+    with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if device.startswith("cuda") else nullcontext():
         last = show_progress(fit(trainee, out, minutes=minutes, steps=steps, resume=resume), part)
     if last is not None and rank == 0:
         note(out, part, command, trainee, last, device)
@@ -79,6 +79,7 @@ def make_part(
     rate: float | None = None,
     batch: int | None = None,
     compiled: bool = False,
+    singles: int | None = None,
     variant: Variant | None = None,
 ) -> Part:
     """A part ready to train, from the weights in `resume` where it has them. Raises LoadError where it has neither
@@ -118,8 +119,8 @@ def make_part(
         profile.template,
     )
     return PhasePart(
-        int(part[-1]), mllm, vae, size=profile.size, mu=profile.shift or 0.0, compiled=compiled, variant=variant,
-        **options,
+        int(part[-1]), mllm, vae, size=profile.size, mu=profile.shift or 0.0, compiled=compiled, singles=singles,
+        variant=variant, **options,
     )  # fmt: skip
 
 
