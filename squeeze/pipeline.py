@@ -96,16 +96,22 @@ def _generate(models: Models, request: Request, resume: Resume | None) -> Iterat
         stage = balance.stage_of(moved.index, counts)
         if moved.index == first or moved.index == sum(counts[:stage]):
             yield StageStarted(stage=stage, step=moved.index, balance=request.balance_at(moved.index, counts))
-        # 9 a look at x0
-        shown = preview(models, moved.x0, height, width) if request.previews else None
+        # 9 a look at x0, at a stage's end by the autoencoder; after the last step it is the picture
+        done = moved.index + 1
+        if done == request.steps:
+            picture = to_picture(models.vae.decode(unpack(img, height, width)))
+        shown = None
+        if request.previews and done < request.steps:
+            shown = preview(models, moved.x0, height, width, decoded=done == sum(counts[: stage + 1]))
+        elif request.previews:
+            shown = picture
         now = time.monotonic()
         yield StepDone(
             step=moved.index, steps=request.steps, stage=stage, t=moved.t, seconds=now - stepped, preview=shown,
             img=img.detach().cpu().clone(),
         )  # fmt: skip
         stepped = time.monotonic()
-    # 10 the picture
-    picture = to_picture(models.vae.decode(unpack(img, height, width)))
+    # 10 the picture and its recipe
     recipe = recipe_of(models, request, counts) | {"picture": content_hash(picture)}
     yield Finished(image=picture, recipe=recipe, seconds=time.monotonic() - began)
 

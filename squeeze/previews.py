@@ -10,6 +10,8 @@ from .models.loading import Models
 from .sampling import unpack
 
 
-def preview(models: Models, x0: Tensor, height: int, width: int) -> Image.Image:
-    """The picture of foreseen tokens x0 (1, N, 4 C); `height` and `width` are the latent's."""
-    return to_picture(models.preview(unpack(x0.detach(), height, width)))
+def preview(models: Models, x0: Tensor, height: int, width: int, *, decoded: bool = False) -> Image.Image:
+    """The picture of foreseen tokens x0 (1, N, 4 C) by the fitted map, or `decoded` by the autoencoder, which takes
+    some fifty times as long; `height` and `width` are the latent's."""
+    seen = models.vae.decode if decoded else models.preview
+    return to_picture(seen(unpack(x0.detach(), height, width)))

@@ -27,7 +27,7 @@ from squeeze.images import content_hash, to_tensor
 from squeeze.models.loading import load
 from squeeze.pipeline import Resume, branched, generate, guided, plan, recipe_of, resumable
 from squeeze.request import RequestError
-from squeeze.sampling import denoise, draw_noise, grid_ids
+from squeeze.sampling import denoise, draw_noise, grid_ids, unpack
 
 STAGES = (2, 2, 2)
 
@@ -117,6 +117,21 @@ def test_previews_change_nothing(models, request_for):
     assert all(event.preview is None for event in steps_of(hidden))
     assert pixels(shown) == pixels(hidden)
     assert all(torch.equal(a.img, b.img) for a, b in zip(steps_of(shown), steps_of(hidden), strict=True))
+
+
+def test_a_stage_ends_with_what_the_autoencoder_makes_of_it(models, request_for):
+    events = list(generate(models, request_for()))
+    steps = steps_of(events)
+    assert steps[-1].preview == events[-1].image, "the last step shows another picture than the finished one"
+    times = [step.t for step in steps] + [0.0]
+    for number in range(1, 5):
+        before, after = steps[number - 1].img, steps[number].img
+        x0 = before - times[number] * (after - before) / (times[number + 1] - times[number])
+        latent = unpack(x0, 4, 8)
+        drawn, sketched = models.vae.decode(latent), models.preview(latent)
+        shown, ended = to_tensor(steps[number].preview), number in (1, 3)  # the last steps of the first two stages
+        wanted, other = (drawn, sketched) if ended else (sketched, drawn)
+        assert furthest(shown, wanted) < 0.02 < furthest(shown, other), f"step {number}"
 
 
 def test_every_choice_reaches_the_picture(models, request_for):

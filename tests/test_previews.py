@@ -20,6 +20,13 @@ def test_a_preview_is_the_linear_map_of_x0(models):
     assert np.asarray(picture).std() > 10, "the preview is all but one colour"
 
 
+def test_a_preview_by_the_autoencoder(models):
+    x0 = torch.randn(1, 8, 4 * CHANNELS, generator=torch.Generator().manual_seed(0))
+    picture = preview(models, x0, 4, 8, decoded=True)
+    assert picture == to_picture(models.vae.decode(unpack(x0, 4, 8)).detach())
+    assert picture != preview(models, x0, 4, 8), "both ways give the same"
+
+
 def test_a_preview_takes_no_part_in_gradients(models):
     x0 = torch.zeros(1, 8, 4 * CHANNELS, requires_grad=True)
     assert preview(models, x0, 4, 8).size == (64, 32), "x0 must be detached before it becomes a picture"
