@@ -14,6 +14,7 @@ from ..models.loading import Models
 from ..models.profiles import ASSETS
 from ..pipeline import default_request, plan
 from . import restore, subjects, texts, views, wiring
+from .bounds import bounded
 from .check import COARSE
 from .film import LISTENERS, film, history
 from .handlers import Handlers
@@ -85,11 +86,11 @@ def build(models: Models) -> gr.Blocks:
 
 def launch(page: gr.Blocks, host: str, port: int, *, mcp: bool = False) -> str:
     """Starts to serve the page, with `mcp` also an MCP server of both endpoints, and gives the address. Uploads up to
-    twice our own limit still get our own sentence."""
+    twice our own limit still get our own sentence; all files together stay within a bound."""
     _, address, _ = page.launch(
         server_name=host, server_port=port, ssr_mode=False, run_history=False, footer_links=["api"],
         share=False, quiet=True, prevent_thread_lock=True, mcp_server=mcp,
-        max_file_size=2 * MAX_BYTES, allowed_paths=[str(EXAMPLES)],
+        max_file_size=2 * MAX_BYTES, allowed_paths=[str(EXAMPLES)], app_kwargs={"lifespan": bounded(page)},
         theme=theme(), css_paths=[HERE / f"{name}.css" for name in ("style", "check", "crop", "film")],
         js=(HERE / "keys.js").read_text(),
     )  # fmt: skip

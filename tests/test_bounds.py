@@ -1,0 +1,62 @@
+"""What visitors leave on the disk stays within a bound, and what was used last stays longest."""
+
+import os
+import time
+import urllib.request
+from types import SimpleNamespace
+
+from serving import free_port
+
+from squeeze.ui import bounds
+from squeeze.ui.page import build, launch
+
+
+def write(path, size):
+    path.write_bytes(bytes(size))
+    time.sleep(0.02)  # times of change tell files apart by their clock's ticks
+    return str(path)
+
+
+def test_what_was_used_longest_ago_goes_first(tmp_path):
+    kept, *files = (write(tmp_path / name, 100) for name in ("example", "a", "b", "c", "d"))
+    os.utime(files[0])
+    gone = str(tmp_path / "deleted by another")
+    page = SimpleNamespace(
+        blocks={1: SimpleNamespace(keep_in_cache={kept}), 2: SimpleNamespace()},
+        temp_file_sets=[{*files[:3], gone, kept}, {files[0], files[3]}],
+    )
+    assert bounds.trim(page, 400) == 0
+    assert len(list(tmp_path.iterdir())) == 5
+    assert bounds.trim(page, 250) == 200
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "d", "example"]
+    assert page.temp_file_sets == [{files[0], gone, kept}, {files[0], files[3]}], "deleted files are still on the list"
+
+
+def upload(address, size):
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="toy.png"\r\nContent-Type: image/png\r\n\r\n'
+    request = urllib.request.Request(
+        f"{address.rstrip('/')}/gradio_api/upload", head + os.urandom(size) + b"\r\n--x--\r\n",
+        {"Content-Type": "multipart/form-data; boundary=x"},
+    )  # fmt: skip
+    urllib.request.urlopen(request).close()
+
+
+def test_uploads_cannot_fill_the_disk(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(bounds, "MOST", 3_000_000)
+    monkeypatch.setattr(bounds, "EVERY", 0.05)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+
+    def held():
+        return sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+
+    page = build(models)
+    try:
+        address = launch(page, "127.0.0.1", free_port())
+        most = 0
+        for _ in range(8):
+            upload(address, 1_000_000)
+            time.sleep(0.3)
+            most = max(most, held())
+        assert 2_000_000 < most < 4_000_000, f"{most} bytes lie there"
+    finally:
+        page.close()
