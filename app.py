@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Sequence
@@ -59,7 +60,11 @@ def _flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_models(parser)
     parser.add_argument("--device", help="cpu, cuda or cuda:1 in place of the profile's choice")
     parser.add_argument("--mcp", action="store_true", help="offer the two endpoints to agents too, as an MCP server")
-    return parser.parse_args(arguments)
+    flags = os.environ.get("SQUEEZE_FLAGS", "")  # a Space has variables and no command line
+    try:
+        return parser.parse_args([*shlex.split(flags), *(sys.argv[1:] if arguments is None else arguments)])
+    except ValueError as error:
+        parser.error(f"SQUEEZE_FLAGS is {flags!r}, which cannot be read: {error}. Mend the quotation marks in it.")
 
 
 def _check_port(host: str, port: int) -> None:

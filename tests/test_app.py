@@ -42,6 +42,17 @@ def test_a_space_says_where_to_listen(capsys, monkeypatch):
     assert "99999" in refused(capsys, "--host", "127.0.0.1", "--port", "99999")
 
 
+def test_a_space_gives_its_flags_in_a_variable(capsys, monkeypatch):
+    monkeypatch.setenv("SQUEEZE_FLAGS", "--profile 'no such' --port 99999")
+    assert "99999" in refused(capsys)
+    assert "no such" in refused(capsys, "--port", free()), "the command line rules"
+    monkeypatch.setenv("SQUEEZE_FLAGS", "--profile 'teddy")
+    with pytest.raises(SystemExit) as ended:
+        app.main([])
+    assert ended.value.code == 2
+    assert 'SQUEEZE_FLAGS is "--profile \'teddy", which cannot be read' in capsys.readouterr().err
+
+
 def test_an_unknown_profile_names_those_there_are(capsys):
     said = refused(capsys, "--profile", "teddy", "--port", free())
     assert "teddy" in said

@@ -73,3 +73,8 @@ def test_the_code_example_runs(tmp_path, monkeypatch):
     (tmp_path / "toy.png").write_bytes(example.read_bytes())
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
+
+
+def test_a_space_gets_the_pinned_gradio():
+    pinned = re.search(r"^gradio==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE).group(1)
+    assert f"sdk_version: {pinned}\n" in README
