@@ -181,8 +181,8 @@ def test_evaluate_parts_measures_each(capsys: pytest.CaptureFixture[str]):
 
 
 def test_a_stop_ends_with_130_and_a_checkpoint(tmp_path: Path):
-    command = [sys.executable, "-m", "squeeze", "train", "plush", "--part", "vae", "--minutes", "5"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "tests/few_samples.py", "train", "plush", "--part", "vae", "--minutes", "5"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [*command, "--batch", "2", "--out", str(tmp_path)], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -76,7 +77,17 @@ def test_a_table_is_resumed_and_written(tmp_path: Path, capsys, monkeypatch):
     assert "| drop |" in capsys.readouterr().out
 
 
+def stand_in(folder: Path, monkeypatch, script: str):
+    """Puts a program in the place of Python, which trainings are started with."""
+    (folder / "python").write_text(script)
+    (folder / "python").chmod(0o755)
+    monkeypatch.setattr(tables.sys, "executable", str(folder / "python"))
+
+
 def test_a_variant_is_trained_once(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tables, "BATCH", 2)
+    few = Path(__file__).with_name("few_samples.py")
+    stand_in(tmp_path, monkeypatch, f'#!/bin/sh\nshift 2  # -m squeeze\nexec {sys.executable} {few} "$@"\n')
     row = rows("layers")[0]
     folder = train_variant(row.trained, PLUSH, tmp_path, steps=2, processes=1, seed=0)
     assert Aggregation.from_pretrained(folder / "aggregation").config["read"] == [1, 2]
@@ -86,20 +97,35 @@ def test_a_variant_is_trained_once(tmp_path: Path, monkeypatch):
     assert train_variant(row.trained, PLUSH, tmp_path, steps=2, processes=1, seed=0) == folder
 
 
-TRAINER = """#!/bin/sh
-echo "$@" >> calls
-[ -e calm ] && exit 0
-trap 'sleep 1; touch "$(ls -d variants/*)/checkpoint-phase1.pt"; exit 130' INT
-while :; do sleep 0.1; done
+TRAINER = f"""#!{sys.executable}
+import pathlib, signal, sys, time
+
+def stopped(*_):
+    time.sleep(1)
+    next(pathlib.Path("variants").iterdir()).joinpath("checkpoint-phase1.pt").touch()
+    sys.exit(130)
+
+signal.signal(signal.SIGINT, stopped)
+with open("calls", "a") as calls:
+    print(*sys.argv[1:], file=calls)
+while not pathlib.Path("calm").exists():
+    time.sleep(0.1)
 """
 
 
+@pytest.fixture
+def stoppable():
+    """Ctrl+C stops these tests' own process also where it was started to ignore that, in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("stoppable")
 def test_a_stopped_training_keeps_its_checkpoint_and_goes_on(tmp_path: Path, monkeypatch):
     """A stand-in for Python that takes a second to write its checkpoint when it is stopped."""
-    (tmp_path / "python").write_text(TRAINER)
-    (tmp_path / "python").chmod(0o755)
+    stand_in(tmp_path, monkeypatch, TRAINER)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tables.sys, "executable", str(tmp_path / "python"))
     wanted = rows("layers")[0].trained
 
     def stop() -> None:

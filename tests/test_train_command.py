@@ -8,8 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from squeeze.cli import main
+from squeeze.training import parts
 from squeeze.training.loop import fit
 from squeeze.training.parts import VaePart
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(parts, "CHUNK", 8)
 
 
 def train(out: Path, *options: str) -> int:

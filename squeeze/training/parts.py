@@ -110,7 +110,7 @@ class VaePart:
         """Writes `vae/` and the preview map beside it; the latents are made white over training renders, of zero mean
         and unit deviation, unless only the decoder was trained."""
         model = copy.deepcopy(model)
-        pixels = to_unit(draw_labelled(512, 1_000_000, self._size, self._device)["pixels"])
+        pixels = to_unit(draw_labelled(CHUNK, 1_000_000, self._size, self._device)["pixels"])
         latents = torch.cat([model.encode(part).latent_dist.mean.float() for part in pixels.split(32)])
         if not self._decoder_only:
             latents = whiten(model, latents)
