@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -188,18 +189,23 @@ def test_a_sheet_that_cannot_be_written(tmp_path, capsys):
     assert "Choose another path" in said
 
 
-def test_only_what_the_reference_shows_can_be_kept():
+def test_only_what_the_reference_tells_is_judged():
     models = load(find_profile("plush"))
-    cases = draw_cases(12, plush.CASES_SEED, held_out=True)
+    cases = draw_cases(50, plush.CASES_SEED, held_out=True)
     shown = [visible(render(cases.toys, scenes, 128).coverage) for scenes in (cases.references, cases.targets)]
-    drawn = list(plush.evaluate(models, parts.load_probe(models), 12, steps=1))
-    hidden = 0
+    drawn = list(islice(plush.evaluate(models, parts.load_probe(models), 50, steps=1), 12))
+    hidden = riddles = 0
     for case in drawn:
         for name in plush.IDENTITY:
             known, seen = (bool(one[name][case.case]) for one in shown)
             assert (case.right[name] is None) == (not (known and seen)), f"{name} of case {case.case}"
             hidden += seen and not known
+        of_belly = "belly" in case.prompt and not shown[0]["belly"][case.case]
+        assert (case.right["hat"] is None) == of_belly, f"{case.prompt}: is its belly in sight?"
+        assert case.needs_picture == bool(cases.wishes[case.case].needs_picture - ({"hat"} if of_belly else set()))
+        riddles += of_belly
     assert hidden > 2, "no case of these tells the two apart"
+    assert riddles, "no prompt of these asks for a colour that is out of sight"
 
 
 def test_what_no_render_shows_has_no_rate():

@@ -41,7 +41,7 @@ BARE_SHARE = 0.35  # share of scenes without a hat: the best blind guess
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
     """One case's outcome: the picture, the reference it started from, the prompt, and which attributes are right
-    (None: not asked for, or hidden from view in the reference or in a true picture of the case)."""
+    (None: not asked for, or not to be known from the reference, or hidden in a true picture of the case)."""
 
     case: int
     prompt: str
@@ -79,9 +79,12 @@ def evaluate(
             )
             done = finished(generate(models, request))
             read = probe.read(to_tensor(done.image))
+            shown = {name: bool(told[case]) for name, told in known.items()}
+            keeps = [name for name in IDENTITY if shown[name] and seen[name][case]]
+            riddle = _riddle(cases, case, shown)
             result = {
-                "right": _right(read, cases, case, {name: bool(known[name][case] & seen[name][case]) for name in seen}),
-                "needs_picture": bool(wish.needs_picture),
+                "right": _right(read, cases, case, keeps, riddle),
+                "needs_picture": bool(wish.needs_picture - riddle),
                 "copied": near_copy(done.image, reference),
                 "turned": float(degrees_between(read.azimuth, cases.references.azimuth[case])[0]),
             }
@@ -93,14 +96,23 @@ def evaluate(
         yield Drawn(case=case, prompt=wish.text, reference=reference, picture=kept[0], **kept[1])
 
 
-def _right(read: Reading, cases: Case, case: int, seen: dict[str, bool]) -> dict[str, bool | None]:
-    """Which attributes are right, see Drawn; `seen` are those of the toy that can be both known and shown."""
+def _riddle(cases: Case, case: int, shown: dict[str, bool]) -> frozenset[str]:
+    """What a prompt asks for that the reference does not tell: a hat of the belly's colour, seen from behind."""
     wish = cases.wishes[case]
-    right = {
-        name: None if getattr(wish, name) is None else _reads(read, name) == getattr(wish, name) for name in PROMPT
-    }
-    for name in IDENTITY:
-        right[name] = _reads(read, name) == int(getattr(cases.toys, name)[case]) if seen[name] else None
+    of_belly = "hat" in wish.needs_picture and wish.hat != int(cases.toys.body[case]) + 1
+    return frozenset({"hat"} if of_belly and not shown["belly"] else ())
+
+
+def _right(
+    read: Reading, cases: Case, case: int, keeps: Sequence[str], riddle: frozenset[str]
+) -> dict[str, bool | None]:
+    """Which attributes are right, see Drawn; `keeps` are those of the toy that can be both known and shown."""
+    right: dict[str, bool | None] = dict.fromkeys((*PROMPT, *IDENTITY))
+    for name in PROMPT:
+        if (wanted := getattr(cases.wishes[case], name)) is not None and name not in riddle:
+            right[name] = _reads(read, name) == wanted
+    for name in keeps:
+        right[name] = _reads(read, name) == int(getattr(cases.toys, name)[case])
     return right
 
 

@@ -28,7 +28,7 @@ def trim(page: gr.Blocks, most: int) -> int:
     for _, size, path in sorted(found):
         if deleted >= over:
             break
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # deleted since
             os.remove(path)
         for files in page.temp_file_sets:
             files.discard(path)
@@ -47,7 +47,9 @@ def bounded(page: gr.Blocks) -> Callable[[Any], AbstractAsyncContextManager[None
                 await asyncio.to_thread(trim, page, MOST)
 
         task = asyncio.create_task(look())
-        yield
-        task.cancel()
+        try:
+            yield
+        finally:
+            task.cancel()
 
     return lifespan
