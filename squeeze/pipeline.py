@@ -15,7 +15,7 @@ from . import balance
 from .conditioning import condition
 from .events import Encoded, Event, Finished, StageStarted, StepDone
 from .identity import identify
-from .images import content_hash, to_picture
+from .images import content_hash
 from .models.dit import Conditioning, Dit, Identity
 from .models.failures import reason, trouble
 from .models.loading import Models
@@ -23,7 +23,7 @@ from .models.profiles import Profile
 from .previews import preview
 from .recipe import VERSION
 from .request import Request, RequestError, clean_prompt
-from .sampling import denoise, draw_noise, grid_ids, schedule, shift_for, unpack
+from .sampling import denoise, draw_noise, grid_ids, schedule, shift_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,18 +97,15 @@ def _generate(models: Models, request: Request, resume: Resume | None) -> Iterat
         if moved.index == first or moved.index == sum(counts[:stage]):
             yield StageStarted(stage=stage, step=moved.index, balance=request.balance_at(moved.index, counts))
         # 9 a look at x0, at a stage's end by the autoencoder; after the last step it is the picture
-        done = moved.index + 1
+        done, shown = moved.index + 1, None
         if done == request.steps:
-            picture = to_picture(models.vae.decode(unpack(img, height, width)))
-        shown = None
-        if request.previews and done < request.steps:
-            shown = preview(models, moved.x0, height, width, decoded=done == sum(counts[: stage + 1]))
+            shown = picture = preview(models, img, height, width, decoded=True)
         elif request.previews:
-            shown = picture
+            shown = preview(models, moved.x0, height, width, decoded=done == sum(counts[: stage + 1]))
         now = time.monotonic()
         yield StepDone(
-            step=moved.index, steps=request.steps, stage=stage, t=moved.t, seconds=now - stepped, preview=shown,
-            img=img.detach().cpu().clone(),
+            step=moved.index, steps=request.steps, stage=stage, t=moved.t, seconds=now - stepped,
+            preview=shown if request.previews else None, img=img.detach().cpu().clone(),
         )  # fmt: skip
         stepped = time.monotonic()
     # 10 the picture and its recipe

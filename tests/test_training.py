@@ -7,24 +7,20 @@ import pytest
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL
-from tiny import furthest, make_transformer
+from tiny import furthest
 from transformers import InternVLForConditionalGeneration
 
 from squeeze.files import WriteError
 from squeeze.models.mllm import Mllm
 from squeeze.models.profiles import PROFILES
-from squeeze.models.sources import LoadError
-from squeeze.plush.render import MATERIALS, render
-from squeeze.plush.world import draw_scenes, draw_toys
-from squeeze.sampling import pack, unpack
 from squeeze.training import mllm as mllm_module
 from squeeze.training import parts, phases
-from squeeze.training.data import Pool, draw_cases, draw_labelled, to_bytes, to_unit
+from squeeze.training.data import Pool, draw_cases, draw_labelled, to_unit
 from squeeze.training.loop import DivergedError, Ema, Schedule, fit, learning_rate, read_start, save_bf16
 from squeeze.training.mllm import IGNORED, MllmPart, make_mllm
 from squeeze.training.objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
 from squeeze.training.parts import ProbePart, VaePart
-from squeeze.training.phases import DEEPEST, SUBJECT, PhasePart, deepen, subject_weights
+from squeeze.training.phases import PhasePart
 
 SHIPPED = PROFILES["plush"].folder
 NAMES = ("vae", "decoder", "probe", "mllm", "phase1", "phase2")
@@ -249,23 +245,6 @@ def test_flow_path_and_times():
     assert (later > times).all(), "a positive shift should move times towards noise"
 
 
-def test_the_subject_counts_more_than_the_place():
-    toys, scenes = draw_toys(4, torch.Generator().manual_seed(0)), draw_scenes(4, torch.Generator().manual_seed(0))
-    drawn = render(toys, scenes, 64)
-    seen = drawn.cells[:, :MATERIALS].sum(1)
-    weights = unpack(subject_weights(to_bytes(drawn.cells), 8, 16), 8, 8)
-    assert weights.shape == (4, 16, 8, 8)
-    share = seen.unflatten(1, (8, 2)).unflatten(3, (8, 2)).mean((2, 4))
-    assert (weights[:, 5] - 1 - (SUBJECT - 1) * share).abs().max() < 0.02, "weights lie elsewhere than the toy"
-    assert weights[share.unsqueeze(1).expand_as(weights) == 0].eq(1).all()
-
-    x0, noise = torch.zeros(4, 16, 64), torch.zeros(4, 16, 64)
-    wrong = pack(share.unsqueeze(1).expand(-1, 16, -1, -1))
-    plain, weighted = flow_loss(wrong, x0, noise), flow_loss(wrong, x0, noise, pack(weights))
-    assert weighted > 1.5 * plain, "what is wrong on the toy counts no more than before"
-    torch.testing.assert_close(flow_loss(wrong, x0, noise, 2 * torch.ones_like(x0)), plain)
-
-
 def test_lessons_hold_answers_and_strangers():
     part = MllmPart(batch=4)
     lessons = part.lessons(64, 1)
@@ -294,29 +273,6 @@ def test_phases_draw_at_every_combination_of_conditions():
     assert len(seen) == 8, "some combination of kept conditions never comes up"
     with torch.no_grad():
         assert all(torch.isfinite(part.loss(step)) for step in seen.values())
-
-
-def test_a_deeper_transformer_draws_the_same_at_first_and_learns_with_all_of_it():
-    given = make_transformer()
-    deeper = deepen(given, 5)
-    assert len(deeper.single_transformer_blocks) == 5
-    generator = torch.Generator().manual_seed(0)
-    told = {
-        "hidden_states": torch.randn(2, 4, given.config.in_channels, generator=generator),
-        "encoder_hidden_states": torch.randn(2, 3, given.config.joint_attention_dim, generator=generator),
-        "pooled_projections": torch.randn(2, given.config.pooled_projection_dim, generator=generator),
-        "timestep": torch.tensor([0.2, 0.9]), "img_ids": torch.zeros(4, 3), "txt_ids": torch.zeros(3, 3),
-        "return_dict": False,
-    }  # fmt: skip
-    out = deeper(**told)[0]
-    assert torch.equal(out, given(**told)[0])
-    out.square().mean().backward()
-    grads = [block.norm.linear.weight.grad for block in deeper.single_transformer_blocks]
-    gates = [grad[-given.inner_dim :].abs().max() for grad in grads]
-    assert min(gates) > 0, "a block that never learns"
-    for count in (1, DEEPEST + 1):
-        with pytest.raises(LoadError, match=f"has 2 single blocks, which cannot become {count}. Ask"):
-            deepen(given, count)
 
 
 def test_cases_are_the_same_for_a_seed():
