@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     ablation.add_argument("--mode", default="dla", choices=MODES, help="how the MLLM's layers are aggregated")
     ablation.add_argument("--layers", default="all", choices=("early", "middle", "late", "all"), help="which are read")
     ablation.add_argument("--dropout", type=share, default=0.15, help="how often a condition is dropped by itself")
+    ablation.add_argument("--size", type=int, choices=(64, 128), help="pixels a side; the profile's if left out")
     train.set_defaults(run=_train)
 
     add_evaluate(commands, _balance)
@@ -223,7 +224,7 @@ def _train(options: argparse.Namespace) -> int:
             options.part, options.out, command=command, minutes=options.minutes, steps=options.steps,
             resume=options.resume, device=options.device, seed=options.seed, rate=options.rate, batch=options.batch,
             compiled=options.compile, singles=options.singles,
-            variant=Variant(mode=options.mode, layers=options.layers, dropout=options.dropout),
+            variant=Variant(mode=options.mode, layers=options.layers, dropout=options.dropout, size=options.size),
         )  # fmt: skip
     except DivergedError as error:
         print(error, file=sys.stderr)

@@ -55,6 +55,12 @@ def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
         "--out", type=Path, default=Path("runs/tables"), help="cases and variants; a stopped run goes on"
     )
     table.add_argument("--steps", type=int, default=2000, help="training steps of each variant, where there are any")
+    table.add_argument(
+        "--size",
+        type=int,
+        choices=(64, 128),
+        help="pixels a side of each variant's pictures; the profile's if left out",
+    )
     table.add_argument("--processes", type=int, default=1, help="processes that train a variant together")
     table.add_argument("--seed", type=int, default=0, help="of the trainings")
     table.add_argument("--only", help="a single row, by its name")
@@ -181,7 +187,7 @@ def _table(options: argparse.Namespace) -> int:
     rows = []
     for row in tables.run_table(
         options.name, find_profile("plush"), options.n, options.out, steps=options.steps,
-        processes=options.processes, seed=options.seed, only=options.only,
+        processes=options.processes, seed=options.seed, only=options.only, size=options.size,
     ):  # fmt: skip
         rows.append(row)
         print(tables.as_markdown(options.name, [row]).splitlines()[-1], file=sys.stderr)

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from squeeze.cli import main
-from squeeze.evaluation import tables
+from squeeze.evaluation import plush, tables
+from squeeze.evaluation.parts import load_probe
 from squeeze.evaluation.records import EvaluationError
 from squeeze.evaluation.tables import TABLES, run_table, scaled, train_variant
 from squeeze.models.aggregation import Aggregation
+from squeeze.models.loading import load
 from squeeze.models.profiles import PROFILES
 from squeeze.pipeline import default_request, plan
 
@@ -33,6 +35,14 @@ def rows(name: str):
 def test_thresholds_at_equal_signal_to_noise(t: float, tokens: int, ours: float):
     assert scaled(t, tokens) == pytest.approx(ours, abs=0.006)
     assert scaled(t, 4096) == t
+
+
+def test_a_profile_at_another_side_has_the_same_signal_to_noise():
+    small = PLUSH.at(64)
+    assert (small.tau1, small.tau2) == pytest.approx((scaled(0.95, 16), scaled(0.85, 16)), abs=0.01)
+    assert small.shift == pytest.approx(0, abs=1e-3), "twice the side is shifted by log 2"
+    assert small.size == small.limits.least_size == small.limits.most_size == small.limits.reference == 64
+    assert PLUSH.at(128) == PLUSH
 
 
 def test_the_papers_own_row_has_the_profiles_borders():
@@ -89,12 +99,16 @@ def test_a_variant_is_trained_once(tmp_path: Path, monkeypatch):
     few = Path(__file__).with_name("few_samples.py")
     stand_in(tmp_path, monkeypatch, f'#!/bin/sh\nshift 2  # -m squeeze\nexec {sys.executable} {few} "$@"\n')
     row = rows("layers")[0]
-    folder = train_variant(row.trained, PLUSH, tmp_path, steps=2, processes=1, seed=0)
+    small = PLUSH.at(64)
+    folder = train_variant(row.trained, small, tmp_path, steps=2, processes=1, seed=0)
     assert Aggregation.from_pretrained(folder / "aggregation").config["read"] == [1, 2]
     told = json.loads((folder / "training.json").read_text())
     assert [run["part"] for run in told["runs"]] == ["phase1", "phase2"]
+    assert told["thresholds"] == {"tau1": small.tau1, "tau2": small.tau2, "shift": small.shift}
+    models = load(replace(small, folder=folder), device="cpu")
+    assert next(plush.evaluate(models, load_probe(models), 1, steps=1)).picture.size == (64, 64)
     monkeypatch.setattr(tables, "run_training", lambda command: pytest.fail("trained again"))
-    assert train_variant(row.trained, PLUSH, tmp_path, steps=2, processes=1, seed=0) == folder
+    assert train_variant(row.trained, small, tmp_path, steps=2, processes=1, seed=0) == folder
 
 
 TRAINER = f"""#!{sys.executable}
@@ -165,12 +179,13 @@ def test_a_table_of_other_weights_is_refused(tmp_path: Path, capsys):
     assert 'revision "another" there' in capsys.readouterr().err
 
 
-def test_seeds_and_steps_have_results_of_their_own(tmp_path: Path, monkeypatch):
+def test_seeds_steps_and_sizes_have_results_of_their_own(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(tables, "train_variant", lambda *_: PLUSH.folder)
     monkeypatch.setattr(tables, "measured", lambda *_: {})
-    for steps, seed in ((10, 0), (10, 1), (20, 0)):
-        list(run_table("layers", PLUSH, 1, tmp_path, steps=steps, seed=seed, only="early"))
-    assert {path.name for path in (tmp_path / "layers").iterdir()} == {"early-10-0", "early-10-1", "early-20-0"}
+    for steps, size, seed in ((10, None, 0), (10, None, 1), (20, None, 0), (10, 64, 0)):
+        list(run_table("layers", PLUSH, 1, tmp_path, steps=steps, size=size, seed=seed, only="early"))
+    kept = {path.name for path in (tmp_path / "layers").iterdir()}
+    assert kept == {"early-10-128-0", "early-10-128-1", "early-20-128-0", "early-10-64-0"}
 
 
 @pytest.mark.parametrize(

@@ -110,14 +110,15 @@ TABLES: dict[str, tuple[str, Callable[[Profile], list[Row]]]] = {
 
 def run_table(
     name: str, profile: Profile, count: int, out: Path, *, steps: int = 2000, processes: int = 1, seed: int = 0,
-    only: str | None = None,
+    only: str | None = None, size: int | None = None,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The rows of a table in order, each as it is done: `name`, what was `asked`, the weights' `revision`, and the
     figures of `plush.summary` and `plush.copy_paste` over `count` cases.
 
     Everything is kept under `out`, variants too, and what is there already is not done again. Variants train for
-    `steps` in `processes`. `only` is the name of a single row. Raises EvaluationError where there is no such row, a
-    training fails, or what is there is another version's.
+    `steps` in `processes`, and are measured, at `size` pixels a side, None = the profile's. `only` is the name of a
+    single row. Raises EvaluationError where there is no such row, a training fails, or what is there is another
+    version's.
     """
     rows = TABLES[name][1](profile)
     if only is not None and only not in [row.name for row in rows]:
@@ -125,13 +126,15 @@ def run_table(
     for row in rows:
         if only not in (None, row.name):
             continue
-        where = profile if row.trained is None else replace(
-            profile, folder=train_variant(row.trained, profile, out / "variants", steps, processes, seed)
-        )  # fmt: skip
+        where = profile
+        if row.trained is not None:
+            where = profile.at(size or profile.size)
+            folder = train_variant(row.trained, where, out / "variants", steps, processes, seed)
+            where = replace(where, folder=folder)
         models = load(where)
         asked = {key: list(value) if isinstance(value, tuple) else value for key, value in row.asked.items()}
         place = row.name.replace(" ", "_").replace(",", "")
-        records = Records(out / name / (place if row.trained is None else f"{place}-{steps}-{seed}"))
+        records = Records(out / name / (place if row.trained is None else f"{place}-{steps}-{where.size}-{seed}"))
         records.claim({"benchmark": "plush", "revision": models.revision, "n": count, **asked})
         figures = measured(models, count, records, row.asked)
         yield {"name": row.name, "asked": asked, "revision": models.revision, **figures}
@@ -148,7 +151,7 @@ def measured(models: Models, count: int, records: Records, asked: dict[str, Any]
 def train_variant(wanted: Trained, profile: Profile, folder: Path, steps: int, processes: int, seed: int) -> Path:
     """The folder of a variant's weights, trained for `steps` in all unless that is done; a stopped one goes on. Raises
     EvaluationError where a training fails, or where the variant was begun on other frozen parts."""
-    out, frozen = folder / f"{wanted.name.replace(' ', '_')}-{steps}-{seed}", ("mllm", "vae", "probe")
+    out, frozen = folder / f"{wanted.name.replace(' ', '_')}-{steps}-{profile.size}-{seed}", ("mllm", "vae", "probe")
     Records(out).claim({part: revision(profile.folder / part) for part in frozen} | {"processes": processes})
     if (out / "done").exists():
         return out
@@ -161,7 +164,8 @@ def train_variant(wanted: Trained, profile: Profile, folder: Path, steps: int, p
         command = [
             sys.executable, *(start if processes > 1 else []), "-m", "squeeze", "train", "plush", "--part", part,
             "--steps", str(goal), "--seed", str(seed), "--batch", str(BATCH // processes), "--out", str(out),
-            "--device", device, *(["--resume", str(out)] if any(out.glob("checkpoint-*.pt")) else []), *wanted.flags,
+            "--size", str(profile.size), "--device", device, *wanted.flags,
+            *(["--resume", str(out)] if any(out.glob("checkpoint-*.pt")) else []),
         ]  # fmt: skip
         status = run_training(command)
         if status:

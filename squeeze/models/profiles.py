@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
@@ -75,6 +76,22 @@ class Profile:
             width, height = size or (self.size, self.size)
             return padded(picture, width, height).resize((width, height), Image.Resampling.LANCZOS)
         return squared(picture) if self.square else picture
+
+    def at(self, side: int) -> Profile:
+        """The same row for squares of `side` pixels and no others: shift and stage borders have the same signal to
+        noise a picture."""
+        if side == self.size:
+            return self
+        noisier = side / self.size
+
+        def moved(t: float) -> float:
+            return t * noisier / (t * noisier + 1 - t)
+
+        return replace(
+            self, size=side, tau1=moved(self.tau1), tau2=moved(self.tau2),
+            shift=None if self.shift is None else self.shift + math.log(noisier),
+            limits=replace(self.limits, least_size=side, most_size=side, reference=side),
+        )  # fmt: skip
 
 
 INTERNVL = Source(repo="OpenGVLab/InternVL3-8B-hf", revision="259a3b64a14623c0ec91a045cb43f7c5af5fa6af")

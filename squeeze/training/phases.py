@@ -41,12 +41,13 @@ HELP = 0.1  # weight of the helper's loss beside that of the flow
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What the ablations change: the aggregation's `mode`; which of the MLLM's `layers` it pools, a key of LAYERS; and
-    how often a condition is dropped by itself."""
+    """What the ablations change: the aggregation's `mode`; which of the MLLM's `layers` it pools, a key of LAYERS; how
+    often a condition is dropped by itself; and the pictures' side in pixels, None = the profile's."""
 
     mode: str = "dla"
     layers: str = "all"
     dropout: float = Dropout.each
+    size: int | None = None
 
     def read(self, states: int) -> list[int] | None:
         """The numbers of the hidden states pooled, of `states` with the embeddings; None = all."""

@@ -23,7 +23,7 @@ from ..files import write_text
 from ..models.loading import LoadError, find_device
 from ..models.mllm import Mllm
 from ..models.parts import read_model
-from ..models.profiles import PROFILES
+from ..models.profiles import PROFILES, Profile
 from ..models.sources import Located, read_part
 from .loop import Part, Progress, checkpoint_name, fit, rank_and_world, show_progress
 from .mllm import MllmPart
@@ -66,7 +66,7 @@ def train_plush(
     with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if device.startswith("cuda") else nullcontext():
         last = show_progress(fit(trainee, out, minutes=minutes, steps=steps, resume=resume), part)
     if last is not None and rank == 0:
-        note(out, part, command, trainee, last, device)
+        note(out, part, command, trainee, last, device, trained_profile(variant))
     return last
 
 
@@ -93,7 +93,7 @@ def make_part(
             f"{what if resume.is_dir() else f'There is no folder {resume} to start from'}. Name another with --resume, "
             f"or leave it out to start afresh."
         )
-    profile = PROFILES["plush"]
+    profile = trained_profile(variant)
     options: dict[str, Any] = {"device": device, "seed": seed, "start": start, "batch": batch, "rate": rate}
 
     def frozen(name: str, reader: Callable[[Path], Any]) -> Any:
@@ -124,11 +124,16 @@ def make_part(
     )  # fmt: skip
 
 
-def note(out: Path, part: str, command: str, trainee: Part, last: Progress, device: str) -> None:
+def trained_profile(variant: Variant | None) -> Profile:
+    """The embedded model's row, at the variant's size."""
+    profile = PROFILES["plush"]
+    return profile if variant is None or variant.size is None else profile.at(variant.size)
+
+
+def note(out: Path, part: str, command: str, trainee: Part, last: Progress, device: str, profile: Profile) -> None:
     """Adds a run to `training.json`, with the revision of all weights in the folder and the profile's thresholds."""
     path = out / "training.json"
     kept = json.loads(path.read_text()) if path.exists() else {"runs": []}
-    profile = PROFILES["plush"]
     kept["revision"] = revision(out)
     kept["thresholds"] = {"tau1": profile.tau1, "tau2": profile.tau2, "shift": profile.shift}
     kept["runs"].append({
