@@ -56,10 +56,7 @@ def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
     )
     table.add_argument("--steps", type=int, default=2000, help="training steps of each variant, where there are any")
     table.add_argument(
-        "--size",
-        type=int,
-        choices=(64, 128),
-        help="pixels a side of each variant's pictures; the profile's if left out",
+        "--size", type=int, choices=(64, 128), help="pixels a side of variants' pictures; the profile's if left out"
     )
     table.add_argument("--processes", type=int, default=1, help="processes that train a variant together")
     table.add_argument("--seed", type=int, default=0, help="of the trainings")

@@ -27,6 +27,11 @@ def shifted(t: Tensor, mu: float) -> Tensor:
     return math.exp(mu) / (math.exp(mu) + 1 / t - 1)
 
 
+def noisier(t: float, times: float) -> float:
+    """The time at which the noise beside the signal is `times` as much as at `t`; `t` and the answer in [0, 1]."""
+    return t * times / (t * times + 1 - t)
+
+
 def schedule(steps: int, mu: float) -> list[float]:
     """The N + 1 times of a generation of N steps: from 1 to 1/N in equal parts, shifted, then 0."""
     return [*shifted(torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64), mu).tolist(), 0.0]

@@ -21,7 +21,7 @@ import torch
 from ..balance import PRESETS, steps_per_stage
 from ..models.loading import Models, load
 from ..models.profiles import Profile
-from ..sampling import schedule, shift_for
+from ..sampling import noisier, schedule, shift_for
 from ..training.run import revision
 from . import plush
 from .parts import load_probe
@@ -67,7 +67,7 @@ def _thresholds(profile: Profile) -> list[Row]:
 def scaled(t: float, tokens: int) -> float:
     """The time at which a picture of `tokens` has the signal to noise, over the whole picture, that one of 4096 tokens
     has at `t`."""
-    return t / (t + (1 - t) * (PAPER_TOKENS / tokens) ** 0.5)
+    return noisier(t, (tokens / PAPER_TOKENS) ** 0.5)
 
 
 def _sweep(profile: Profile) -> list[Row]:
@@ -128,9 +128,8 @@ def run_table(
             continue
         where = profile
         if row.trained is not None:
-            where = profile.at(size or profile.size)
-            folder = train_variant(row.trained, where, out / "variants", steps, processes, seed)
-            where = replace(where, folder=folder)
+            sized = profile.at(size or profile.size)
+            where = replace(sized, folder=train_variant(row.trained, sized, out / "variants", steps, processes, seed))
         models = load(where)
         asked = {key: list(value) if isinstance(value, tuple) else value for key, value in row.asked.items()}
         place = row.name.replace(" ", "_").replace(",", "")

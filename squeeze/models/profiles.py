@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..images import padded, squared
 from ..request import Limits, RequestError
+from ..sampling import noisier
 from .mllm import Template
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -82,14 +83,10 @@ class Profile:
         noise a picture."""
         if side == self.size:
             return self
-        noisier = side / self.size
-
-        def moved(t: float) -> float:
-            return t * noisier / (t * noisier + 1 - t)
-
+        times = side / self.size
         return replace(
-            self, size=side, tau1=moved(self.tau1), tau2=moved(self.tau2),
-            shift=None if self.shift is None else self.shift + math.log(noisier),
+            self, size=side, tau1=noisier(self.tau1, times), tau2=noisier(self.tau2, times),
+            shift=None if self.shift is None else self.shift + math.log(times),
             limits=replace(self.limits, least_size=side, most_size=side, reference=side),
         )  # fmt: skip
 

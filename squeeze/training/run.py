@@ -66,7 +66,7 @@ def train_plush(
     with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if device.startswith("cuda") else nullcontext():
         last = show_progress(fit(trainee, out, minutes=minutes, steps=steps, resume=resume), part)
     if last is not None and rank == 0:
-        note(out, part, command, trainee, last, device, trained_profile(variant))
+        note(out, part, command, trainee, last, device, trained_profile(part, variant))
     return last
 
 
@@ -93,7 +93,7 @@ def make_part(
             f"{what if resume.is_dir() else f'There is no folder {resume} to start from'}. Name another with --resume, "
             f"or leave it out to start afresh."
         )
-    profile = trained_profile(variant)
+    profile = trained_profile(part, variant)
     options: dict[str, Any] = {"device": device, "seed": seed, "start": start, "batch": batch, "rate": rate}
 
     def frozen(name: str, reader: Callable[[Path], Any]) -> Any:
@@ -124,10 +124,11 @@ def make_part(
     )  # fmt: skip
 
 
-def trained_profile(variant: Variant | None) -> Profile:
-    """The embedded model's row, at the variant's size."""
+def trained_profile(part: str, variant: Variant | None) -> Profile:
+    """The embedded model's row; for phases at the variant's size."""
     profile = PROFILES["plush"]
-    return profile if variant is None or variant.size is None else profile.at(variant.size)
+    sized = part not in WRITES and variant is not None and variant.size is not None
+    return profile.at(variant.size) if sized else profile
 
 
 def note(out: Path, part: str, command: str, trainee: Part, last: Progress, device: str, profile: Profile) -> None:
