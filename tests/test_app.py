@@ -8,10 +8,12 @@ import socket
 import urllib.request
 
 import pytest
-from browsing import EXAMPLE
+from browsing import EXAMPLE, saved
 from PIL import Image
+from tiny import random_picture
 
 import app
+from squeeze.images import content_hash
 from squeeze.recipe import read_png
 from squeeze.ui.page import build, launch
 
@@ -151,3 +153,26 @@ def test_an_agents_mistake_gets_a_sentence(agents, progress):
     answer = agents("tools/call", name="generate", arguments={"reference": reference, "prompt": " "}, **progress)
     assert answer["isError"]
     assert "The prompt is empty" in answer["content"][0]["text"]
+
+
+def inline(picture):
+    """A picture as an agent sends one that has no address."""
+    return f"data:image/png;base64,{base64.b64encode(saved(picture, 'PNG')).decode()}"
+
+
+def test_an_agent_sends_several_pictures(agents):
+    toys = [random_picture(seed) for seed in range(3)]
+    first, *more = map(inline, toys)
+    asked = {"reference": first, "prompt": "a toy", "steps": 2}
+    answer = agents("tools/call", name="generate", arguments=asked | {"more": more})
+    assert not answer["isError"], answer["content"][0]["text"]
+    assert str([content_hash(toy) for toy in toys]) in answer["content"][2]["text"]
+    for wrong, said in (
+        ([*more, first], "at most 3 reference pictures; 4 were given"),
+        (["a bear"], "Invalid file data format"),
+        ("a bear", "Input validation error"),
+        ([7], "Input validation error"),
+    ):
+        answer = agents("tools/call", name="generate", arguments=asked | {"more": wrong})
+        assert answer["isError"], f"{wrong} was taken"
+        assert said in answer["content"][0]["text"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +97,17 @@ def launch(page: gr.Blocks, host: str, port: int, *, mcp: bool = False) -> str:
         js=(HERE / "keys.js").read_text(),
     )  # fmt: skip
     if mcp:
-        page.mcp_server_obj._execute_tool_without_progress = _outputs
+        server = page.mcp_server_obj
+        server._execute_tool_without_progress = _outputs
+        server.convert_strings_to_filedata = partial(_files, server.convert_strings_to_filedata)
     return address
+
+
+def _files(convert: Callable[[Any, list[list[Any]]], Any], sent: dict[str, Any], places: list[list[Any]]) -> Any:
+    """What an agent sent, with files where the schema has them. Gradio (6.31) looks for those of a list under the
+    schema's word "items" and not under their numbers, and would leave them strings."""
+    lists = [place[0] for place in places if place[1:] == ["items"]]
+    return convert(sent, places + [[name, number] for name in lists for number in range(len(sent.get(name, ())))])
 
 
 async def _outputs(job: Any) -> list[Any]:
@@ -252,10 +263,10 @@ def _said(sentence: str) -> None:
     gr.HTML(f'<p class="none">{sentence}</p>', padding=False, apply_default_css=False)
 
 
-def _listed(items: dict[str, Any], value: Any = None, *, label: str) -> gr.JSON:
-    """A JSON field that is a list of `items`. Gradio says of any JSON that its type is {}, which is no JSON schema."""
-    field = gr.JSON(value, label=label)  # of no class of our own, whose files gradio would look for
-    field.api_info = lambda: {"type": "array", "items": items}
+def _listed(items: dict[str, Any], field: gr.components.Component) -> gr.components.Component:
+    """The field as one that takes a list of `items`, a JSON schema. Gradio's own of any JSON is {}, and that of several
+    files refers to a part that MCP does not have."""
+    field.api_info = lambda: {"type": "array", "items": items}  # in no class of our own, whose files gradio looks for
     return field
 
 
@@ -267,21 +278,25 @@ def _api(handlers: Handlers) -> None:
         reference.data_model = Sent
         more = gr.File(label="Further reference pictures, where the model takes several", file_count="multiple")
         more.data_model = SentSeveral
+        _listed(Sent.model_json_schema(), more)
         fields = {
             "reference": reference,
             "prompt": gr.Textbox(label="Prompt"),
-            "balance": _listed(NUMBER, list(profile.balance), label="Balance of the three stages"),
+            "balance": _listed(NUMBER, gr.JSON(list(profile.balance), label="Balance of the three stages")),
             "steps": gr.Number(profile.steps, label="Steps"),
             "cfg": gr.Number(profile.cfg, label="CFG, 1 = off"),
             "seed": gr.Number(0, label="Seed"),
-            "stage_steps": _listed(NUMBER, label="Steps of the three stages, null = from the profile's borders"),
+            "stage_steps": _listed(
+                NUMBER, gr.JSON(label="Steps of the three stages, null = from the profile's borders")
+            ),
             "guidance": gr.Number(profile.guidance, label="Embedded guidance, where the model has it"),
             "height": gr.Number(profile.size, label="Height in pixels"),
             "width": gr.Number(profile.size, label="Width in pixels"),
             "uncond": gr.Textbox(profile.uncond, label="What CFG sees without the prompt: lean or full"),
             "late_text": gr.Textbox(profile.late_text, label="The prompt's words where the balance is 1: drop or keep"),
             "earlier": _listed(
-                {"type": "array", "items": NUMBER}, [], label="Of a branched run: steps and balances before each branch"
+                {"type": "array", "items": NUMBER},
+                gr.JSON([], label="Of a branched run: steps and balances before each branch"),
             ),
             "more": more,
         }
