@@ -15,6 +15,7 @@ from squeeze.models.profiles import ASSETS
 
 EXAMPLE = min((ASSETS / "examples").glob("*.png"))
 ENDED = '.status:is([data-state="done"], [data-state="failed"])'
+IN_LINE = ".status[data-state=busy] .line:has-text('in line')"
 ENDS = """gradio_config.dependencies.filter(({api_name}) => /^(made|ended)/.test(api_name)).map(({id}) => id)"""
 SLOW = 60_000  # milliseconds until a wait is a failure; a busy machine needs seconds
 

@@ -2,9 +2,7 @@
 
 import re
 
-from browsing import ask, ended, filled, line, set_steps, start
-
-IN_LINE = ".status[data-state=busy] .line:has-text('in line')"
+from browsing import IN_LINE, ask, ended, filled, line, set_steps, start
 
 
 def queued(visit, count):

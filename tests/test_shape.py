@@ -5,7 +5,9 @@ from pathlib import Path
 
 import axe_playwright_python
 import pytest
-from browsing import ask, drawn, ended, filled, line, pick, rested, set_steps, start, tab
+from browsing import IN_LINE, ask, drawn, ended, filled, line, pick, rested, set_steps, shown_recipe, start, tab
+
+from squeeze.recipe import to_text
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
@@ -40,16 +42,23 @@ def look(page, state, modes=("light", "dark")):
     return said
 
 
-def test_axe_finds_nothing_in_any_state(still):
+def toasted(page):
+    """Until a toast is there in full."""
+    page.wait_for_selector(".toast-title")
+    page.wait_for_function(f"({OPAQUE})(document.querySelector('.toast-title'))")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_in_any_state(still, visit, width):
     page = still
+    page.set_viewport_size({"width": width, "height": 800})
     said = look(page, "empty")
     for mode in ("light", "dark"):
         start(page)
         ended(page)
-        page.wait_for_selector(".toast-title")
-        page.wait_for_function(f"({OPAQUE})(document.querySelector('.toast-title'))")
+        toasted(page)
         said += look(page, "failed", [mode])
-        page.click(".toast-close")
+        page.evaluate("document.querySelector('.toast-close')?.click()")  # or it has gone by itself
         page.wait_for_selector(".toast-body", state="detached")
     ask(page, "on the beach, cyberpunk", steps=100)
     page.wait_for_selector("#looked img")
@@ -57,7 +66,18 @@ def test_axe_finds_nothing_in_any_state(still):
     page.click("#looked .crop")
     said += look(page, "cropping")
     page.click(".cropping .cancel")
+    other = visit()
+    ask(other, steps=100)
     for mode in ("light", "dark"):
+        start(other)
+        filled(other, 1)
+        start(page)
+        page.wait_for_selector(IN_LINE)
+        said += look(page, "in line", [mode])
+        page.click("#stop")
+        rested(page)
+        other.click("#stop")
+        rested(other)
         start(page)
         filled(page, 2)
         said += look(page, "running", [mode])
@@ -77,6 +97,13 @@ def test_axe_finds_nothing_in_any_state(still):
         tab(page, name)
         page.wait_for_selector({"Compare": "#compare img >> nth=1", "Recipe": "#recipe-json"}[name])
         said += look(page, f"branched, about, {name}")
+    start(page, "#verify")
+    assert ended(page).startswith("Identical")
+    said += look(page, "verified")
+    page.fill("#recipe-text textarea", to_text(shown_recipe(page) | {"references": ["0" * 64]}))
+    page.click("#use-recipe")
+    toasted(page)
+    said += look(page, "a recipe whose subject is missing")
     assert not said, "\n".join(said)
 
 
