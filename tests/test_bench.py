@@ -1,5 +1,4 @@
-"""The benchmark at tiny size: what it says, when it says nothing, and that its equalities could fail. Nothing is
-timed here; where seconds are needed they are made up."""
+"""The benchmark at tiny size: what it says, when it says nothing, and that its equalities could fail."""
 
 import json
 import subprocess
@@ -15,7 +14,7 @@ from tiny import make_conditioning, make_identity, make_transformer
 from squeeze.balance import Weights
 from squeeze.bench import drawing, run, timing, whole
 from squeeze.bench.flops import counted, formula, left_out
-from squeeze.bench.rows import Row, as_dict, as_markdown, at_most, attempted, compared
+from squeeze.bench.rows import Row, attempted
 from squeeze.bench.scene import Bench, furthest
 from squeeze.bench.sizes import SIZES
 from squeeze.cli import main
@@ -287,76 +286,3 @@ def test_a_report_takes_more_blocks_of_the_same_machine_only(monkeypatch, tmp_pa
     before = file.read_bytes()
     assert "torch 1.0" in refused(capsys, "--json", str(file), "--only", "loop")
     assert file.read_bytes() == before
-
-
-# --- times, made up -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def watch(monkeypatch):
-    """A clock that only moves when a side runs; `side(name, seconds)` makes one, `watch.ran` are the runs in order."""
-
-    class Watch:
-        now, ran = 0.0, []
-
-        def side(self, name, seconds):
-            def work():
-                self.now += seconds
-                self.ran.append(name)
-
-            return work
-
-    watch = Watch()
-    watch.ran = []
-    for name in ("monotonic", "perf_counter"):
-        monkeypatch.setattr(timing.time, name, lambda: watch.now)
-    return watch
-
-
-def test_sides_are_interleaved_and_the_first_runs_not_counted(watch):
-    sides = {"a": watch.side("a", 1.0), "b": watch.side("b", 2.0)}
-    times = timing.interleaved(sides, timing.Clock(10), CPU, rounds=2)
-    assert watch.ran == ["a", "b"] * 3
-    assert times == {"a": [1.0, 1.0], "b": [2.0, 2.0]}
-
-
-def test_repetitions_shrink_to_the_blocks_share(watch):
-    clock = timing.Clock(1)
-    clock.share(3)  # 20 seconds
-    times = timing.interleaved({"a": watch.side("a", 6.0)}, clock, CPU)
-    assert len(times["a"]) == 2, "18 of 20 seconds hold the warm-up and two rounds"
-    assert watch.now <= clock.until
-    clock.share(2)
-    assert clock.until == pytest.approx(39), "half of the 42 seconds that are left"
-
-
-def test_one_round_at_least_and_none_once_the_minutes_are_over(watch):
-    clock = timing.Clock(1)
-    clock.share(10)
-    assert len(timing.interleaved({"a": watch.side("a", 20.0)}, clock, CPU)["a"]) == 1
-    with pytest.raises(timing.OutOfTime, match="--minutes"):
-        timing.interleaved({"a": watch.side("a", 30.0)}, clock, CPU)
-    (row,) = attempted("late", run._block(Bench(SIZES["tiny"], CPU, clock, Path()), "loop"))
-    assert row.value is None
-    assert "1 minutes were over" in row.note
-
-
-def test_medians_and_quartiles_are_of_the_ratios_of_each_round():
-    times = {"a": [2.0, 3.0, 8.0, 5.0, 4.0], "b": [1.0, 1.0, 2.0, 1.0, 1.0]}
-    assert timing.ratio(times, "a", "b") == timing.Spread(median=4.0, low=3.0, high=4.0, count=5)
-    first, *others = compared("step", times, "a", "b", True, most=3.5)
-    assert (first.kept, first.goal) == (False, "<= 3.5")
-    assert [(row.what, row.value, row.unit) for row in others] == [("step: a", 4.0, "s"), ("step: b", 1.0, "s")]
-    (alone,) = compared("step", times, "a", "b", False, least=3.5)
-    assert (alone.kept, alone.goal) == (None, None), "a goal for a card cannot be missed by a CPU"
-    assert "ratio only" in alone.note
-
-
-def test_the_table_shows_what_was_missed_and_how_often_it_was_measured():
-    made = dict.fromkeys(("device", "size", "dtype", "attention", *run.LIBRARIES), "1")
-    rows = [at_most("much", 2.0, 1.0), Row(what="spread", value=1.5, unit="x", low=1.0, high=2.0, count=7)]
-    blocks = {"loop": {"date": "2000-01-01", "rows": [as_dict(row) for row in rows]}}
-    table = as_markdown({"made": made, "blocks": blocks})
-    assert "| loop | much | 2 |  | <= 1 **missed** | measured |  |" in table
-    assert "| loop | spread | 1.5 x | 1 to 2 (7) |  | measured |  |" in table
-    assert "2000-01-01" in table

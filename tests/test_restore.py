@@ -1,4 +1,4 @@
-"""The history of a visit, and recipes that come back: restored, linked, dropped, pasted, verified, in the browser."""
+"""Recipes that come back to the page: dropped, pasted, linked, from the history; and verified, in the browser."""
 
 import json
 from urllib.parse import urlencode
@@ -253,59 +253,7 @@ def give(page, picture, said):
     page.wait_for_selector("#looked .check")
 
 
-# --- history --------------------------------------------------------------------------------------------------------
-
-
-def test_the_history_of_a_visit(page):
-    ask(page, "on the beach", steps=3)
-    drawn(page)
-    page.wait_for_selector(".past")
-    page.fill("#prompt textarea", "in the snow")
-    drawn(page)
-    page.wait_for_selector(".past >> nth=1")
-    assert [text.strip() for text in page.locator(".past").all_inner_texts()] == ["in the snow", "on the beach"]
-    assert page.locator(".past img").count() == 2
-    reload(page)
-    page.wait_for_selector(".past >> nth=1")
-    assert page.locator(".past img").count() == 0, "pictures outlive the visit"
-    page.click("#clear")
-    page.wait_for_selector("#history .none")
-    reload(page)
-    page.wait_for_timeout(300)
-    assert page.locator(".past").count() == 0, "what was cleared is back after a reload"
-
-
-def test_what_is_cleared_during_a_run_stays_cleared(page):
-    ask(page, steps=2)
-    drawn(page)
-    page.wait_for_selector(".past")
-    set_steps(page, 60)
-    start(page)
-    page.click("#clear")
-    ended(page)
-    page.wait_for_selector(".past")
-    page.wait_for_timeout(300)
-    assert page.locator(".past").count() == 1, "the history of before came back with the run's end"
-
-
-def test_two_tabs_of_a_browser_share_one_history(visit):
-    first = visit()
-    ask(first, "on the beach", steps=2)
-    second = visit(beside=first)
-    ask(second, "in the snow", steps=2)
-    drawn(first)
-    second.wait_for_selector(".past:has-text('on the beach')", state="attached")
-    drawn(second)
-    first.wait_for_selector(".past:has-text('in the snow')", state="attached")
-    drawn(first)
-    for page in (first, second, visit(beside=first)):
-        page.wait_for_selector(".past >> nth=2", state="attached")
-        words = [text.strip() for text in page.locator(".past").all_inner_texts()]
-        assert words == ["on the beach", "in the snow", "on the beach"]
-    second.click("#clear")
-    first.wait_for_selector("#history .none")
-    reload(first)
-    first.wait_for_selector("#history .none")
+# --- out -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_recipe_is_downloaded_as_json(page, made, tmp_path):
@@ -316,25 +264,6 @@ def test_the_recipe_is_downloaded_as_json(page, made, tmp_path):
     assert download.value.suggested_filename == "squeeze-77.json"
     download.value.save_as(tmp_path / "got.json")
     assert read_file(tmp_path / "got.json") == made[1]
-
-
-def test_rubbish_in_the_browsers_storage_does_no_harm(page):
-    ask(page, steps=2)
-    drawn(page)
-    page.wait_for_selector(".past")
-    kept = page.evaluate("Object.entries(localStorage).find(([key]) => key.includes('squeeze-history'))")
-    assert kept, "the history is kept under another name"
-    for rubbish in ("", "{", "null", "U2FsdGVkX19zcXVlZXpl", "<script>window.hacked=1</script>", kept[1][:-9]):
-        page.evaluate("([key, value]) => localStorage.setItem(key, value)", [kept[0], rubbish])
-        reload(page)
-    page.written.clear()  # gradio says there that it could not read it
-    assert page.evaluate("window.hacked") is None
-    ask(page, steps=2)
-    drawn(page)
-    page.wait_for_selector(".past")
-
-
-# --- verify ---------------------------------------------------------------------------------------------------------
 
 
 def test_verify_says_identical_or_names_what_differs(visit, made):
