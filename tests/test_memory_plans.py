@@ -16,7 +16,7 @@ from squeeze.models.sources import LoadError, Located
 from squeeze.models.turns import Turns
 
 SIZES = Sizes(
-    mllm=8 * GIB, aggregation=2 * GIB, transformer=16 * GIB, modulation=6 * GIB, vae=GIB, table=GIB // 2,
+    mllm=8 * GIB, aggregation=2 * GIB, transformer=16 * GIB, modulation=6 * GIB, vae=GIB, lora=0, table=GIB // 2,
     reading=2 * GIB, drawing=3 * GIB,
 )  # fmt: skip
 NEEDED = {"resident": 36.5, "swap": 26.5, "lean": 21.0}  # GiB, by hand
@@ -72,19 +72,21 @@ def test_the_text_says_what_goes_where():
     ]
     everything = choose("auto", SIZES, "cuda:0", 80 * GIB).as_text()
     assert "kept in host memory" not in everything
-    assert everything.splitlines()[-1] == "  through host memory, while loading: 22.0"
+    assert everything.splitlines()[-1] == "  in host memory while loading: 22.0"
     assert "MLLM 8.0, aggregation 2.0, transformer 16.0, modulation 6.0, VAE 1.0" in everything
 
 
 @pytest.mark.parametrize(
-    ("name", "host", "says"),
-    [("swap", 31.9, "keeps 32.0 GiB of weights in host"), ("resident", 21.9, "takes 22.0 GiB of weights through host")],
+    ("name", "lora", "needed"),
+    [("swap", 0, 32), ("lean", 0, 32), ("resident", 0, 22), ("swap", 4, 36), ("resident", 4, 26)],
 )
-def test_host_memory_that_can_never_hold_the_weights(name, host, says):
-    with pytest.raises(LoadError, match=rf"plan {name} {says} memory, .* has {host} GiB\. Take one with more"):
-        choose(name, SIZES, "cuda:0", 80 * GIB, int(host * GIB))
-    assert choose(name, SIZES, "cuda:0", 80 * GIB, int((host + 0.2) * GIB)).name == name
-    assert choose(name, SIZES, "cpu", None, GIB).name == name, "nobody plans a CPU's memory"
+def test_host_memory_that_can_never_hold_the_weights(name, lora, needed):
+    sizes, host = replace(SIZES, lora=lora * GIB), needed * GIB
+    with pytest.raises(LoadError, match=rf"plan {name} takes {needed}\.0 GiB of host memory .* Take one with more"):
+        choose(name, sizes, "cuda:0", 80 * GIB, host - 1)
+    plan = choose(name, sizes, "cuda:0", 80 * GIB, host)
+    assert (f"in host memory while loading: {needed}.0" in plan.as_text()) == (name == "resident" or lora > 0)
+    assert choose(name, sizes, "cpu", None, GIB).name == name, "nobody plans a CPU's memory"
 
 
 def test_a_container_may_have_less_than_the_machine(tmp_path, monkeypatch):
@@ -121,7 +123,10 @@ def test_sizes_are_those_of_the_loaded_parts_at_the_profiles_precision(folder, p
     preview = 3 * 64 * (4 * 9 + 1) * item
     assert sizes.vae == loaded(make_vae(), item) + preview
     rest = {name: parts[name] for name in ("mllm", "transformer", "vae")}
-    assert measure(tiny_profile(folder), rest).aggregation == 0
+    without = measure(tiny_profile(folder), rest)
+    assert (without.aggregation, without.lora) == (0, 0)
+    (weights,) = (folder / "aggregation").glob("*.safetensors")
+    assert measure(tiny_profile(folder), rest | {"lora": parts["aggregation"]}).lora == weights.stat().st_size
 
 
 def test_a_table_of_any_schedule_fits_its_estimate(folder, parts):

@@ -86,11 +86,12 @@ def load(
         parts["aggregation"] = added.part("aggregation")
         licence = f"{profile.licence}. Adapter: {added.licence}"
         profile = replace(profile, tau1=added.tau1, tau2=added.tau2, licence=licence)
-    for part in [*parts.values(), *([added.part("lora")] if added else [])]:
+    read = parts | ({"lora": added.part("lora")} if added else {})
+    for part in read.values():
         check_weights(part)
     if added:
         check_fit(added, parts)
-    plan = choose(memory, measure(profile, parts), place, free_bytes(place), host_bytes())
+    plan = choose(memory, measure(profile, read), place, free_bytes(place), host_bytes())
     if plan.free is not None or plan.turns:
         report(plan)
     try:

@@ -35,13 +35,15 @@ SPARE = GIB // 2  # for what libraries take for themselves, and for gaps between
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """Bytes on the device: weights of the parts, the transformer's without its modulation; the `table` that stands for
-    the modulation in a lean plan; the passing tensors while the MLLM is `reading` and while a picture is `drawn`."""
+    the modulation in a lean plan; the passing tensors while the MLLM is `reading` and while a picture is `drawn`. The
+    `lora` of an adapter is merged in host memory and never on the device."""
 
     mllm: int
     aggregation: int
     transformer: int
     modulation: int
     vae: int
+    lora: int
     table: int
     reading: int
     drawing: int
@@ -87,12 +89,14 @@ class Plan:
 
     def waiting(self) -> int:
         """Bytes of weights in host memory, in turns or for good."""
-        return self.sizes.mllm + self.sizes.aggregation + self.passing() if self.turns else 0
+        sizes = self.sizes
+        return sizes.mllm + sizes.aggregation + sizes.transformer + sizes.modulation if self.turns else 0
 
     def passing(self) -> int:
-        """Bytes of weights that lie in host memory before they go to the device: the transformer's. An MLLM in 8-bit is
-        read straight onto the device."""
-        return self.sizes.transformer + self.sizes.modulation
+        """The most bytes of weights in host memory while loading: beside what stays there, the transformer before it
+        goes to the device, and the LoRA that is merged into it. An MLLM in 8-bit is read straight onto the device."""
+        sizes = self.sizes
+        return (self.waiting() or sizes.transformer + sizes.modulation) + sizes.lora
 
     @property
     def smaller(self) -> str:
@@ -109,8 +113,8 @@ class Plan:
             lines.append(f"  while {when}: {listed} = {gib(sum(parts.values()))}")
         if self.turns:
             lines.append(f"  kept in host memory: {gib(self.waiting())}")
-        else:
-            lines.append(f"  through host memory, while loading: {gib(self.passing())}")
+        if self.passing() > self.waiting():
+            lines.append(f"  in host memory while loading: {gib(self.passing())}")
         return "\n".join(lines)
 
 
@@ -148,13 +152,11 @@ def choose(wanted: str, sizes: Sizes, device: torch.device | str, free: int | No
 
 def _check_host(plan: Plan, host: int | None) -> None:
     """Raises LoadError where the system would end the program in the middle of loading, without a word."""
-    needed = plan.waiting() or plan.passing()
-    if host is None or plan.free is None or needed <= host:
+    if host is None or plan.free is None or plan.passing() <= host:
         return
-    how = "keeps" if plan.turns else "takes"
     raise LoadError(
-        f"Memory plan {plan.name} {how} {gib(needed)} GiB of weights {'in' if plan.turns else 'through'} host memory, "
-        f"and this machine or its container has {gib(host)} GiB. Take one with more."
+        f"Memory plan {plan.name} takes {gib(plan.passing())} GiB of host memory for weights while loading, and this "
+        f"machine or its container has {gib(host)} GiB. Take one with more."
     )
 
 
@@ -182,7 +184,7 @@ def gib(count: int) -> str:
 
 def measure(profile: Profile, parts: Mapping[str, Located]) -> Sizes:
     """The sizes of a profile's parts from the headers and configurations of `parts` (mllm, transformer, vae, and
-    aggregation where there is one), at the profile's precision and picture size. No weights are read.
+    aggregation and lora where there are any), at the profile's precision and picture size. No weights are read.
 
     The passing tensors are upper bounds by rule of thumb. Reading: 25 bytes for each value of every layer's states,
     what the pooling over layers holds of them at once; 4 where only the last is used. Drawing: the larger of 20 tensors
@@ -209,6 +211,7 @@ def measure(profile: Profile, parts: Mapping[str, Located]) -> Sizes:
         transformer=weights["transformer"] - modulation,
         modulation=modulation,
         vae=weights["vae"],
+        lora=read_part(parts["lora"], _file_bytes) if "lora" in parts else 0,
         table=rows * modulation // width,  # an output of each layer is a `width`-th of its weights
         reading=READ * layers * state * (25 if "aggregation" in parts else 4),
         drawing=item * max(20 * tokens * width, 4 * side**2 * read_part(parts["vae"], _channels)),
@@ -237,6 +240,11 @@ def _loaded(name: str, shape: list[int], item: int, eight_bit: bool) -> int:
     if eight_bit and len(shape) == 2 and ".layers." in name and not seen:
         return count + 4 * shape[0]
     return count * item
+
+
+def _file_bytes(folder: Path) -> int:
+    """Bytes of a folder's weights as they are read, in the precision of the files."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _no_head(name: str) -> bool:
