@@ -112,7 +112,7 @@ def _plush(options: argparse.Namespace) -> int:
         asked["seed"] = made["seed"] = plush.SELECTION_SEED
     records = Records(options.out) if options.out else None
     if records:  # the number of cases decides which they are
-        records.claim(json.loads(json.dumps({"benchmark": "plush", **made, "n": count})))
+        records.claim(json.loads(json.dumps(plush.CLAIM | made | {"n": count})))
     drawn = []
     for result in plush.evaluate(models, probe, count, records=records, **asked):
         drawn.append(result)
@@ -176,8 +176,12 @@ def _table(options: argparse.Namespace) -> int:
             raise EvaluationError(f"--{name} must be at least 1, not {getattr(options, name)}.")
     if tables.BATCH % options.processes:
         raise EvaluationError(f"--processes must divide a batch of {tables.BATCH}, and {options.processes} does not.")
-    if options.curve and (options.name != "sweep" or options.only or options.curve.suffix.lower() != ".svg"):
-        raise EvaluationError(f"--curve draws the whole table `sweep` into an .svg file, not into {options.curve}.")
+    if options.size and not any(row.trained for row in tables.TABLES[options.name][1](find_profile("plush"))):
+        raise EvaluationError(f"--size is for tables that train variants, and `{options.name}` trains none.")
+    if options.curve and (options.name != "sweep" or options.only):
+        raise EvaluationError("--curve draws the table `sweep`, and needs the whole of it.")
+    if options.curve and options.curve.suffix.lower() != ".svg":
+        raise EvaluationError(f"--curve draws into an .svg file, not into {options.curve}.")
     if options.curve:
         check_writable(options.curve)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a training of ours must not go on by itself

@@ -33,8 +33,8 @@ class StageStarted:
 class StepDone:
     """One step is done. `step` counts from 0, `steps` is their number, `t` is where the step began.
 
-    `preview` is the picture as foreseen from here, None where previews are off: sketched by a linear map, at the end
-    of a stage drawn by the autoencoder, after the last step the picture itself. `img` is the latent (1, N, C) after
+    `preview` is the picture as foreseen from here, None where previews are off: sketched by the preview map, at the
+    end of a stage drawn by the autoencoder, after the last step the picture itself. `img` is the latent (1, N, C) after
     the step, a float32 tensor on the CPU: what `generate(..., resume=...)` goes on from.
     """
 

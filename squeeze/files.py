@@ -10,6 +10,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+AGAIN = "run the same command again"
+
 
 class WriteError(RuntimeError):
     """A disk that is full or takes nothing; the message says which file and what to do."""
@@ -17,14 +20,14 @@ class WriteError(RuntimeError):
 
 def not_written(path: Path, error: Exception, then: str) -> WriteError:
     """What to raise for an error met while `path` was written; `then` is what to do once there is room again."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or f"os error {errno.ENOSPC}" in str(error)
+    full = any(getattr(error, "errno", None) == code or f"os error {code}" in str(error) for code in FULL)
     what = "The disk is full" if full else f"It cannot be written ({getattr(error, 'strerror', None) or error})"
     remedy = "Make room" if full else "Mend that, or choose another folder"
     return WriteError(f"{what}: {path} was not written; what was finished before is kept. {remedy}, then {then}.")
 
 
 @contextmanager
-def whole(path: Path, then: str = "run the same command again") -> Iterator[Path]:
+def whole(path: Path, then: str = AGAIN) -> Iterator[Path]:
     """A path beside `path` to write to; it takes its place when the block ends well and is removed
     otherwise. Raises WriteError where the disk is full or cannot be written to; it ends with what to do `then`."""
     part = path.with_name(f".{path.name}.part")
@@ -39,7 +42,7 @@ def whole(path: Path, then: str = "run the same command again") -> Iterator[Path
             part.unlink()
 
 
-def write_text(path: Path, text: str, **options: str) -> None:
-    """Writes a text file whole or not at all; options as those of `whole`."""
-    with whole(path, **options) as part:
+def write_text(path: Path, text: str, then: str = AGAIN) -> None:
+    """Writes a text file whole or not at all, see `whole`."""
+    with whole(path, then) as part:
         part.write_text(text, encoding="utf-8")

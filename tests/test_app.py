@@ -15,6 +15,7 @@ from tiny import random_picture
 import app
 from squeeze.images import content_hash
 from squeeze.recipe import read_png
+from squeeze.ui.bounds import trim
 from squeeze.ui.page import build, launch
 
 
@@ -107,10 +108,14 @@ def free():
 
 
 @pytest.fixture(scope="module")
-def agents(models):
-    """What an agent asks for, as it asks: JSON-RPC over HTTP."""
-    page = build(models)
-    address = launch(page, "127.0.0.1", int(free()), mcp=True)
+def kept(tmp_path_factory):
+    """The folder of the files that agents send and get."""
+    return tmp_path_factory.mktemp("agents")
+
+
+@pytest.fixture(scope="module")
+def agents(models, kept):
+    """What an agent asks for, as it asks: JSON-RPC over HTTP; `agents.page` is the page that answers."""
 
     def ask(method, **params):
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
@@ -119,8 +124,13 @@ def agents(models):
             data = [row for row in answer.read().decode().splitlines() if row.startswith("data: ")]
         return json.loads(data[-1].removeprefix("data: "))["result"]
 
-    yield ask
-    page.close(verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(kept))
+        patch.setattr("gradio.mcp.DEFAULT_TEMP_DIR", str(kept))  # read when gradio is imported
+        ask.page = build(models)
+        address = launch(ask.page, "127.0.0.1", int(free()), mcp=True)
+        yield ask
+        ask.page.close(verbose=False)
 
 
 def test_mcp_offers_the_two_endpoints(agents):
@@ -176,3 +186,12 @@ def test_an_agent_sends_several_pictures(agents):
         answer = agents("tools/call", name="generate", arguments=asked | {"more": wrong})
         assert answer["isError"], f"{wrong} was taken"
         assert said in answer["content"][0]["text"]
+
+
+def test_what_agents_send_is_deleted_like_all_else(agents, kept):
+    reference, *more = (inline(random_picture(seed)) for seed in range(3))
+    asked = {"reference": reference, "more": more, "prompt": "a toy", "steps": 2}
+    assert not agents("tools/call", name="generate", arguments=asked)["isError"]
+    assert any(kept.iterdir()), "the test looks in the wrong place"
+    trim(agents.page, 0, 0)
+    assert not list(kept.iterdir())

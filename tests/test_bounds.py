@@ -18,18 +18,38 @@ def write(path, size):
 
 
 def test_what_was_used_longest_ago_goes_first(tmp_path):
-    kept, *files = (write(tmp_path / name, 100) for name in ("example", "a", "b", "c", "d"))
+    kept, *files = (write(tmp_path / name, 40_960) for name in ("example", "a", "b", "c", "d"))
     os.utime(files[0])
     gone = str(tmp_path / "deleted by another")
     page = SimpleNamespace(
         blocks={1: SimpleNamespace(keep_in_cache={kept}), 2: SimpleNamespace()},
         temp_file_sets=[{*files[:3], gone, kept}, {files[0], files[3]}],
     )
-    assert bounds.trim(page, 400) == 0
+    assert bounds.trim(page, 200_000, 60) == 0
     assert len(list(tmp_path.iterdir())) == 5
-    assert bounds.trim(page, 250) == 200
+    assert bounds.trim(page, 100_000, 60) == 2 * (40_960 + bounds.FOLDER)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "d", "example"]
     assert page.temp_file_sets == [{files[0], gone, kept}, {files[0], files[3]}], "deleted files are still on the list"
+
+
+def test_what_is_old_goes_with_its_folder(tmp_path):
+    files = []
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        files.append(write(tmp_path / name / "toy.png", 1))
+    (tmp_path / "a" / "of another").touch()
+    page = SimpleNamespace(blocks={}, temp_file_sets=[set(files)])
+    time.sleep(0.3)
+    os.utime(files[2])
+    bounds.trim(page, 10**9, 0.25)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "c", "of another", "toy.png"]
+
+
+def test_many_small_files_count_with_the_room_they_take(tmp_path):
+    files = [write(tmp_path / str(number), 1) for number in range(5)]
+    page = SimpleNamespace(blocks={}, temp_file_sets=[set(files)])
+    assert bounds.trim(page, 3 * bounds.FOLDER, 60) > bounds.FOLDER
+    assert len(list(tmp_path.iterdir())) < 4
 
 
 def upload(address, size):
@@ -42,7 +62,7 @@ def upload(address, size):
 
 
 def test_uploads_cannot_fill_the_disk(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(bounds, "MOST", 3_000_000)
+    monkeypatch.setattr(bounds, "MOST", 3_100_000)
     monkeypatch.setattr(bounds, "EVERY", 0.05)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
 

@@ -48,8 +48,10 @@ def test_everything_lies_within_the_picture():
         assert all(0 <= float(line.get(f"y{end}")) <= height for end in (1, 2))
 
 
-def test_rows_without_a_mean_are_left_out():
-    for rows in ([row([0, 0.5, 1], None, None)], []):
+def test_rows_without_an_interval_are_left_out():
+    """Of one case there is a mean, of none not even that."""
+    lone = ROWS[0] | {"prompt_mean_interval": None, "identity_mean_interval": None}
+    for rows in ([lone], [lone | {"prompt_mean": None, "identity_mean": None}], []):
         assert not list(ElementTree.fromstring(as_svg(rows)).iter(f"{SVG}circle"))
 
 

@@ -59,7 +59,8 @@ def test_a_branch_on_a_run_that_is_gone_gets_a_sentence(models, browser, heard, 
 def test_files_are_deleted_when_they_are_old(models, monkeypatch, tmp_path):
     """Uploads, examples, pictures: the bound is what an hour brings."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
-    monkeypatch.setattr("squeeze.ui.page.CACHE", (1, 2))
+    monkeypatch.setattr("squeeze.ui.bounds.OLDEST", 2)
+    monkeypatch.setattr("squeeze.ui.bounds.EVERY", 0.1)
     blocks = build(models)
     try:
         caller(launch(blocks, "127.0.0.1", free_port()))(prompt="a toy", steps=2)
@@ -68,6 +69,7 @@ def test_files_are_deleted_when_they_are_old(models, monkeypatch, tmp_path):
         while left := contents(tmp_path / "files"):
             assert time.monotonic() < until, f"these stay for ever: {left}"
             time.sleep(0.1)
+        assert not list((tmp_path / "files").iterdir()), "their folders stay for ever"
     finally:
         blocks.close()
 

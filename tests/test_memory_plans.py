@@ -78,7 +78,7 @@ def test_the_text_says_what_goes_where():
 
 @pytest.mark.parametrize(
     ("name", "lora", "needed"),
-    [("swap", 0, 32), ("lean", 0, 32), ("resident", 0, 22), ("swap", 4, 36), ("resident", 4, 26)],
+    [("swap", 0, 32), ("lean", 0, 32), ("swap", 4, 36), ("resident", 4, 26)],
 )
 def test_host_memory_that_can_never_hold_the_weights(name, lora, needed):
     sizes, host = replace(SIZES, lora=lora * GIB), needed * GIB
@@ -89,13 +89,17 @@ def test_host_memory_that_can_never_hold_the_weights(name, lora, needed):
     assert choose(name, sizes, "cpu", None, GIB).name == name, "nobody plans a CPU's memory"
 
 
+def test_weights_that_are_only_read_need_no_host_memory():
+    assert choose("resident", SIZES, "cuda:0", 80 * GIB, GIB).name == "resident"
+
+
 def test_a_container_may_have_less_than_the_machine(tmp_path, monkeypatch):
     machine = psutil.virtual_memory().total
     files = {"limited": str(3 * GIB), "free": "max\n", "more": str(10**18)}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     for names, expected in ((["free", "gone", "more"], machine), (["gone", "limited"], 3 * GIB)):
-        monkeypatch.setattr(memory, "LIMITS", [tmp_path / name for name in names])
+        monkeypatch.setattr(memory, "CGROUP_LIMITS", [tmp_path / name for name in names])
         assert memory.host_bytes() == expected
 
 

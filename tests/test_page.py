@@ -265,3 +265,20 @@ def test_moved_borders_are_the_recipes_and_what_is_changed_during_a_run_stays(pa
     recipe = shown_recipe(page)
     assert (recipe["stage_steps"], recipe["balance"]) == (list(moved), [0, 0.5, 1])
     agreed(page, (0, 0.5, 0.75), moved, "gentle")
+
+
+STATES = """() => {
+    window.states = new Set()
+    const note = () => states.add(document.querySelector('.status').dataset.state)
+    new MutationObserver(note).observe(document.querySelector('#status'), {subtree: true, childList: true})
+}"""
+
+
+def test_a_picture_chosen_during_a_run_leaves_the_status_line_to_the_run(page):
+    ask(page, steps=100)
+    start(page)
+    filled(page, 3)
+    page.evaluate(STATES)
+    page.click("#examples button >> nth=1")
+    page.wait_for_timeout(1000)
+    assert page.evaluate("[...states]") == ["busy"]

@@ -195,12 +195,17 @@ def test_seeds_steps_and_sizes_have_results_of_their_own(tmp_path: Path, monkeyp
         (["--steps", "0"], "at least 1"),
         (["--n", "0"], "at least 1"),
         (["--processes", "5"], "must divide a batch of 64"),
-        (["--curve", "curve.svg"], "draws the whole table `sweep`"),
+        (["--curve", "curve.svg"], "draws the table `sweep`, and needs the whole of it"),
     ],
 )
 def test_mistakes_get_a_sentence(flags: list[str], says: str, tmp_path: Path, capsys):
     assert main(["evaluate", "table", "layers", "--out", str(tmp_path), *flags]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_size_is_for_variants(tmp_path: Path, capsys):
+    assert main(["evaluate", "table", "sweep", "--size", "64", "--out", str(tmp_path)]) == 2
+    assert "`sweep` trains none" in capsys.readouterr().err
 
 
 def test_a_training_that_fails_is_said(tmp_path: Path, capsys, monkeypatch):

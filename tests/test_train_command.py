@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from squeeze.cli import main
+from squeeze.models.sources import LoadError
 from squeeze.training import parts
 from squeeze.training.loop import fit
 from squeeze.training.parts import VaePart
+from squeeze.training.run import make_part
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +133,21 @@ def test_frozen_parts_that_are_damaged(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().err
     assert f"The weights in {tmp_path / 'vae'} are damaged" in said
     assert "Move that folder away" in said
+
+
+@pytest.mark.parametrize("name", ["decoder", "preview"])
+def test_decoder_and_preview_map_go_with_the_vae_that_is_there(tmp_path: Path, name: str):
+    other = VaePart(batch=2, seed=5)
+    other.save(other.model, tmp_path / "mine")
+    vae = load_file(tmp_path / "mine" / "vae" / "diffusion_pytorch_model.safetensors")
+    for out, resume, mine in (("mine", None, True), ("new", "mine", True), ("new", None, False)):
+        part = make_part(name, tmp_path / out, resume and tmp_path / resume, "cpu", 0)
+        encoder = (part.model if name == "decoder" else part._vae.model).encoder
+        assert torch.equal(encoder.conv_in.weight, vae["encoder.conv_in.weight"].float()) == mine, (out, resume)
+    (tmp_path / "mine" / "vae" / "preview.safetensors").write_bytes(b"rubbish")
+    if name == "preview":
+        with pytest.raises(LoadError, match=r"mine/vae are damaged.*another folder with --resume"):
+            make_part(name, tmp_path / "new", tmp_path / "mine", "cpu", 0)
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):

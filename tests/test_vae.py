@@ -1,4 +1,4 @@
-"""Scale and shift around the autoencoder, and the linear preview."""
+"""Scale and shift around the autoencoder, and the preview map."""
 
 import pytest
 import torch
@@ -6,8 +6,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from tiny import CHANNELS, furthest, make_vae
 
+from squeeze.models.parts import read_map
 from squeeze.models.profiles import PROFILES
 from squeeze.models.vae import PreviewMap, Vae, drawn, fit_preview, fitted_preview
+from squeeze.training.data import draw_labelled, to_unit
+from squeeze.training.preview import foreseen
 
 
 def uniform(*shape, seed=0):
@@ -70,6 +73,20 @@ def test_the_fit_sees_large_pictures_at_the_preview_size():
     assert furthest(fit_preview(latents, large, patch=2).weight, known.weight) < 2e-3
 
 
+def test_a_network_beside_the_map_adds_nothing_at_first_and_comes_back_from_its_file():
+    known, latents = known_map(), uniform(2, CHANNELS, 6, 5, seed=4)
+    beside = PreviewMap(known.weight, known.bias, hidden=8)
+    assert torch.equal(beside(latents), known(latents))
+    torch.nn.init.normal_(beside.network[-1].weight, generator=torch.Generator().manual_seed(1))
+    assert furthest(beside(latents), known(latents)) > 0.1
+    for made in (known, beside):
+        assert torch.equal(PreviewMap.of(made.state_dict())(latents), made(latents))
+    state = beside.state_dict()
+    del state["network.2.weight"]
+    with pytest.raises(RuntimeError, match=r"network\.2\.weight"):
+        PreviewMap.of(state)
+
+
 def test_pictures_to_fit_to_have_fields_edges_and_grain():
     pixels = drawn(4, 64, torch.Generator().manual_seed(1))
     assert pixels.shape == (4, 3, 64, 64)
@@ -91,6 +108,18 @@ def test_a_fitted_preview_follows_the_decoder():
     error, spread = (seen - fresh).square().mean(), (fresh - fresh.mean((2, 3), keepdim=True)).square().mean()
     assert seen.shape == fresh.shape
     assert error < 0.25 * spread, f"error {error:.3f}, spread {spread:.3f}"
+
+
+def test_the_shipped_network_sees_more_of_what_is_foreseen_than_its_linear_map():
+    """On held-out renders, in the middle of their way and undisturbed."""
+    folder = PROFILES["plush"].folder / "vae"
+    vae, preview = Vae(AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval()), read_map(folder)
+    pixels = to_unit(draw_labelled(8, 99, 128, held_out=True)["pixels"])
+    with torch.inference_mode():
+        clean = vae.encode(pixels)
+        for latents, gain in ((clean, 1.2), (foreseen(clean, torch.Generator().manual_seed(0)), 1.5)):
+            errors = [F.mse_loss(seen(latents), pixels) for seen in (PreviewMap(preview.weight, preview.bias), preview)]
+            assert errors[0] > gain * errors[1], f"squared errors of linear map and network: {errors}"
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e6])

@@ -16,25 +16,25 @@ X, Y = "prompt_mean", "identity_mean"
 
 def as_svg(rows: list[dict[str, Any]]) -> str:
     """An SVG of the rows of the table `sweep`, see tables.run_table: points with 95 % intervals both ways, each stage's
-    joined in the order of its balance, the ends named by it. Rows of too few cases to have both means are left out."""
-    rows = [row for row in rows if row[X] is not None and row[Y] is not None]
-    least, most = _ticks(rows, X), _ticks(rows, Y)
+    joined in the order of its balance, the ends named by it. Rows of too few cases for both intervals are left out."""
+    rows = [row for row in rows if all(row[f"{key}_interval"] is not None for key in (X, Y))]
+    x_ticks, y_ticks = _ticks(rows, X), _ticks(rows, Y)
     inner, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def x(value: float) -> float:
-        return LEFT + inner * (value - least[0]) / (least[-1] - least[0])
+        return LEFT + inner * (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
 
     def y(value: float) -> float:
-        return TOP + high * (1 - (value - most[0]) / (most[-1] - most[0]))
+        return TOP + high * (1 - (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]))
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, sans-serif" '
         f'font-size="13" role="img" aria-label="Identity kept against prompt followed, by the balance of each stage">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
     ]
-    for tick in least:
+    for tick in x_ticks:
         parts += [_line(x(tick), TOP, x(tick), TOP + high, "#ddd"), _text(x(tick), HEIGHT - 34, f"{tick:.0%}")]
-    for tick in most:
+    for tick in y_ticks:
         parts += [_line(LEFT, y(tick), LEFT + inner, y(tick), "#ddd"), _text(LEFT - 26, y(tick) + 4, f"{tick:.0%}")]
     parts += [
         _text(LEFT + inner / 2, HEIGHT - 12, "prompt followed"),

@@ -134,7 +134,7 @@ def run_table(
         asked = {key: list(value) if isinstance(value, tuple) else value for key, value in row.asked.items()}
         place = row.name.replace(" ", "_").replace(",", "")
         records = Records(out / name / (place if row.trained is None else f"{place}-{steps}-{where.size}-{seed}"))
-        records.claim({"benchmark": "plush", "revision": models.revision, "n": count, **asked})
+        records.claim(plush.CLAIM | {"revision": models.revision, "n": count, **asked})
         figures = measured(models, count, records, row.asked)
         yield {"name": row.name, "asked": asked, "revision": models.revision, **figures}
 

@@ -28,7 +28,9 @@ PLANS = ("resident", "swap", "lean")  # from the fastest, which takes most, to t
 WANTED = ("auto", *PLANS)
 GIB = 2**30
 READ = 256 + PROMPT_TOKENS  # tokens that the MLLM reads: a picture's, and of a prompt as many as it may have
-LIMITS = tuple(Path("/sys/fs/cgroup", *names) for names in (("memory.max",), ("memory", "memory.limit_in_bytes")))
+CGROUP_LIMITS = tuple(
+    Path("/sys/fs/cgroup", *names) for names in (("memory.max",), ("memory", "memory.limit_in_bytes"))
+)
 SPARE = GIB // 2  # for what libraries take for themselves, and for gaps between tensors
 
 
@@ -152,7 +154,8 @@ def choose(wanted: str, sizes: Sizes, device: torch.device | str, free: int | No
 
 def _check_host(plan: Plan, host: int | None) -> None:
     """Raises LoadError where the system would end the program in the middle of loading, without a word."""
-    if host is None or plan.free is None or plan.passing() <= host:
+    touched = plan.turns or plan.sizes.lora  # else they are read from the files as they are needed, and can be dropped
+    if host is None or plan.free is None or not touched or plan.passing() <= host:
         return
     raise LoadError(
         f"Memory plan {plan.name} takes {gib(plan.passing())} GiB of host memory for weights while loading, and this "
@@ -163,7 +166,7 @@ def _check_host(plan: Plan, host: int | None) -> None:
 def host_bytes() -> int:
     """The bytes of memory that this machine has, or the container that the program runs in."""
     total = psutil.virtual_memory().total
-    for limit in LIMITS:
+    for limit in CGROUP_LIMITS:
         with suppress(OSError, ValueError):  # no container, or one without a limit, which is a word
             total = min(total, int(limit.read_text()))
     return total

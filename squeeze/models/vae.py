@@ -1,8 +1,9 @@
-"""The autoencoder with its scale and shift, and the fitted linear map that turns latents into previews."""
+"""The autoencoder with its scale and shift, and the fitted map that turns latents into previews."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,23 +37,50 @@ class Vae:
 
 
 class PreviewMap(nn.Module):
-    """A linear map from a latent's neighbourhoods to patches of pixels, fitted by least squares: no network.
+    """A linear map from a latent's neighbourhoods to patches of pixels, fitted by least squares; where it was trained
+    further, with a small network beside it that sees what no linear map can.
 
-    `weight` (3 p^2, C, k, k) and `bias` (3 p^2,): each latent position becomes a patch of p x p pixels.
+    `weight` (3 p^2, C, k, k) and `bias` (3 p^2,): each latent position becomes a patch of p x p pixels. `hidden` are
+    the network's channels, 0 = none; at first it adds nothing.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, hidden: int = 0) -> None:
         super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
+        self.weight, self.bias = (nn.Parameter(fitted, requires_grad=False) for fitted in (weight, bias))
+        widths = [weight.shape[1], hidden, hidden, weight.shape[0]]
+        self.network = _convolutions(widths) if hidden else None
+
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> PreviewMap:
+        """From what `state_dict` gave. Raises KeyError or RuntimeError where it is no preview map's."""
+        hidden = len(state["network.0.bias"]) if "network.0.bias" in state else 0
+        made = cls(state["weight"], state["bias"], hidden)
+        made.load_state_dict(state)
+        return made
 
     def forward(self, latent: Tensor) -> Tensor:
         """Latents (B, C, h, w) to pictures (B, 3, h p, w p) in [-1, 1]."""
+        return self.unclamped(latent).clamp(-1, 1)
+
+    def unclamped(self, latent: Tensor) -> Tensor:
+        """As `forward`, with values of any size."""
         kernel = self.weight.shape[-1]
         patch = int((self.weight.shape[0] // 3) ** 0.5)
-        padded = F.pad(latent, (kernel // 2,) * 4, mode="replicate")
-        out = F.conv2d(padded.to(self.weight), self.weight, self.bias)
-        return F.pixel_shuffle(out, patch).clamp(-1, 1)
+        latent = latent.to(self.weight)
+        out = F.conv2d(F.pad(latent, (kernel // 2,) * 4, mode="replicate"), self.weight, self.bias)
+        if self.network is not None:
+            out = out + self.network(latent)
+        return F.pixel_shuffle(out, patch)
+
+
+def _convolutions(widths: list[int]) -> nn.Sequential:
+    """3 x 3 convolutions between so many channels, with SiLU between them; the last one gives 0 at first."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Conv2d(before, after, 3, padding=1, padding_mode="replicate"), nn.SiLU()]
+    nn.init.zeros_(layers[-2].weight)
+    nn.init.zeros_(layers[-2].bias)
+    return nn.Sequential(*layers[:-1])
 
 
 def fit_preview(latents: Tensor, pixels: Tensor, kernel: int = 3, patch: int = 8) -> PreviewMap:

@@ -235,6 +235,9 @@ def _restore(file: Path, model: nn.Module, optimiser: torch.optim.Optimizer, ema
     model's."""
     try:
         kept = torch.load(file, map_location="cpu", weights_only=True)
+        here = {name: value.data for name, value in model.named_parameters() if not value.requires_grad}
+        if any(not torch.equal(kept["model"][name], value.cpu()) for name, value in here.items()):
+            raise ValueError("what it was trained beside has changed since")
         model.load_state_dict(kept["model"])
         optimiser.load_state_dict(kept["optimiser"])
         ema.state = {key: value.to(ema.state[key].device) for key, value in kept["ema"].items()}
@@ -270,10 +273,13 @@ def show_progress(progress: Iterator[Progress], name: str) -> Progress | None:
 def read_start(kind: Any, folder: Path) -> Any:
     """A model of class `kind` to train on from, in fp32. Raises LoadError where its weights are damaged or another
     version's."""
+    return read_part(start_of(folder), lambda path: read_model(kind, path, "float32"))
+
+
+def start_of(folder: Path) -> Located:
+    """A folder that a training starts from."""
     restore = "Name another folder with --resume, or leave it out to start afresh."
-    return read_part(
-        Located(path=folder, origin=str(folder), restore=restore), lambda path: read_model(kind, path, "float32")
-    )
+    return Located(path=folder, origin=str(folder), restore=restore)
 
 
 def save_bf16(model: Any, folder: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..files import whole
+from ..models.parts import PREVIEW
 from ..models.vae import Vae, fit_preview
 from ..plush.probe import Probe, at_size, augment, probe_loss
 from ..plush.render import MATERIALS
@@ -107,8 +108,8 @@ class VaePart:
         return tile(torch.cat([pixels, model.decode(model.encode(pixels).latent_dist.mean).sample]), 16)
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes `vae/` and the preview map beside it; the latents are made white over training renders, of zero mean
-        and unit deviation, unless only the decoder was trained."""
+        """Writes `vae/` and a linear preview map beside it; the latents' channels are made uncorrelated over
+        training renders, with mean 0 and deviation 1 over all of them, unless only the decoder was trained."""
         model = copy.deepcopy(model)
         pixels = to_unit(draw_labelled(CHUNK, 1_000_000, self._size, self._device)["pixels"])
         latents = torch.cat([model.encode(part).latent_dist.mean.float() for part in pixels.split(32)])
@@ -118,7 +119,7 @@ class VaePart:
         shift, scale = model.config.shift_factor, model.config.scaling_factor
         save_bf16(model, folder / "vae")
         fitted = fit_preview((latents - shift) * scale, pixels, patch=2 ** (len(model.config.block_out_channels) - 1))
-        with whole(folder / "vae" / "preview.safetensors", f"go on with --resume {folder}") as new:
+        with whole(folder / "vae" / PREVIEW, f"go on with --resume {folder}") as new:
             save_file(fitted.state_dict(), new)
 
 

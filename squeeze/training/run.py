@@ -22,16 +22,17 @@ from transformers import AutoTokenizer, GotOcr2ImageProcessorPil, InternVLForCon
 from ..files import write_text
 from ..models.loading import LoadError, find_device
 from ..models.mllm import Mllm
-from ..models.parts import read_model
+from ..models.parts import PREVIEW, read_model
 from ..models.profiles import PROFILES, Profile
 from ..models.sources import Located, read_part
 from .loop import Part, Progress, checkpoint_name, fit, rank_and_world, show_progress
 from .mllm import MllmPart
 from .parts import ProbePart, VaePart
 from .phases import PhasePart, Variant
+from .preview import PreviewPart
 
 # phases write aggregation and transformer
-WRITES = {"vae": ("vae",), "decoder": ("vae",), "mllm": ("mllm",), "probe": ("probe",)}
+WRITES = {"vae": ("vae",), "decoder": ("vae",), "preview": ("vae",), "mllm": ("mllm",), "probe": ("probe",)}
 
 
 def train_plush(
@@ -46,9 +47,10 @@ def train_plush(
     two thirds of the time on a CPU; `singles` deepens the phases' transformer to so many single blocks; `variant` is
     what an ablation changes in phases that start afresh. Under `torchrun` its processes train one model together, each
     on its own samples. Phases and probe take the frozen MLLM and VAE from `out`, or from the shipped weights where it
-    has none yet; phase 2 starts from phase 1's aggregation and transformer in `resume`. Raises LoadError before
-    anything is written where `resume` holds nothing whole to start from or the device is of no use; see `fit` for what
-    can end it early.
+    has none yet; decoder and preview map go with the VAE of `resume`, `out` or the shipped weights, the first that is
+    there; phase 2 starts from phase 1's aggregation and transformer in `resume`. Raises LoadError before anything is
+    written where `resume` holds nothing whole to start from or the device is of no use; see `fit` for what can end it
+    early.
     """
     launched = dist.is_torchelastic_launched()
     if launched and device == "cuda":
@@ -102,9 +104,11 @@ def make_part(
             folder, restore = out / name, "Move that folder away, and the shipped ones are used."
         return read_part(Located(path=folder, origin=str(folder), restore=restore), reader)
 
+    if part in ("decoder", "preview") and start is None:  # parts of a VAE that is there
+        options["start"] = out if (out / "vae" / "config.json").exists() else profile.folder
+    if part == "preview":
+        return PreviewPart(profile.size, **options)
     if part in ("vae", "decoder"):
-        if part == "decoder" and start is None:
-            options["start"] = profile.folder
         return VaePart(profile.size, **options, decoder_only=part == "decoder")
     if part == "mllm":
         return MllmPart(**options)
@@ -145,13 +149,14 @@ def note(out: Path, part: str, command: str, trainee: Part, last: Progress, devi
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {platform.machine()}",
         "torch": torch.__version__,
     })  # fmt: skip
-    write_text(path, json.dumps(kept, indent=1) + "\n")
+    write_text(path, json.dumps(kept, indent=1) + "\n", f"go on with --resume {out}")
 
 
 def revision(folder: Path) -> str:
-    """The first 12 hex digits of the SHA-256 over all weights of a folder."""
+    """The first 12 hex digits of the SHA-256 over all weights of a folder but the preview map, which changes no
+    picture."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted(path for path in folder.rglob("*.safetensors") if path.name != PREVIEW):
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

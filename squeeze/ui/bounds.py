@@ -1,55 +1,65 @@
-"""What visits leave on the disk, uploads and pictures, held within a bound; gradio deletes by age alone."""
+"""What visits leave on the disk, uploads and pictures, held within an age and a size.
+
+In place of gradio's `delete_cache`, which knows no size, leaves folders, and ends for good where a file comes while it
+looks through them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import gradio as gr
 
-MOST = 2_000_000_000  # bytes of uploads and pictures together
+MOST = 2_000_000_000  # bytes of the disk for uploads and pictures together
+OLDEST = 3600.0  # seconds since a file was last used
 EVERY = 2.0  # seconds between two looks
+FOLDER = 4096  # bytes that the folder of each file takes
 
 
-def trim(page: gr.Blocks, most: int) -> int:
-    """Deletes a page's files, those not used for longest first, until the others take at most `most` bytes; gives the
-    bytes deleted. What gradio keeps for its components stays and does not count."""
+def trim(page: gr.Blocks, most: int, oldest: float) -> int:
+    """Deletes a page's files not used for `oldest` seconds, then those not used for longest until the others take at
+    most `most` bytes of the disk; gives the bytes freed. What gradio keeps for its components stays and does not
+    count."""
     stays: set[str] = set().union(*(getattr(block, "keep_in_cache", ()) for block in page.blocks.values()))
     found: list[tuple[float, int, str]] = []
     for path in set().union(*(files.copy() for files in page.temp_file_sets)) - stays:
         with suppress(OSError):  # deleted since
             held = os.lstat(path)
-            found.append((held.st_ctime, held.st_size, path))
-    over = sum(size for _, size, _ in found) - most
-    deleted = 0
-    for _, size, path in sorted(found):
-        if deleted >= over:
+            found.append((held.st_ctime, held.st_blocks * 512 + FOLDER, path))
+    over, freed, now = sum(size for _, size, _ in found) - most, 0, time.time()
+    for used, size, path in sorted(found):
+        if freed >= over and now - used < oldest:
             break
-        with suppress(OSError):  # deleted since
+        with suppress(OSError):  # deleted since, or something else lies in its folder
             os.remove(path)
+            os.rmdir(os.path.dirname(path))
         for files in page.temp_file_sets:
             files.discard(path)
-        deleted += size
-    return deleted
+        freed += size
+    return freed
 
 
 def bounded(page: gr.Blocks) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """A lifespan for the page's app, in which its files are held within MOST bytes."""
+    """A lifespan for the page's app, in which its files are held within MOST bytes and OLDEST seconds; none outlives
+    it."""
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         async def look() -> None:
             while True:
                 await asyncio.sleep(EVERY)
-                await asyncio.to_thread(trim, page, MOST)
+                await asyncio.to_thread(trim, page, MOST, OLDEST)
 
         task = asyncio.create_task(look())
         try:
             yield
         finally:
             task.cancel()
+            trim(page, 0, 0)
 
     return lifespan

@@ -20,7 +20,7 @@ from .bounds import bounded
 from .check import COARSE
 from .film import LISTENERS, film, history
 from .handlers import Handlers
-from .sent import Sent, SentSeveral
+from .sent import Sent, SentSeveral, path_of
 from .show import Parts
 from .subjects import Subject
 from .theme import theme
@@ -28,7 +28,6 @@ from .timeline import timeline
 
 HERE = Path(__file__).parent
 EXAMPLES = ASSETS / "examples"
-CACHE = (600, 3600)  # every ten minutes, uploads and pictures older than an hour are deleted
 NUMBER = {"type": "number"}
 HISTORY_KEY = "squeeze-history"
 
@@ -57,7 +56,7 @@ def build(models: Models) -> gr.Blocks:
     profile = models.profile
     handlers = Handlers(models, sorted(EXAMPLES.glob("*.png")))
     pixels = "coarse" if profile.size <= COARSE else ""  # few enough that each stays visible when enlarged
-    with gr.Blocks(title=texts.TITLE, fill_width=True, analytics_enabled=False, delete_cache=CACHE) as page:
+    with gr.Blocks(title=texts.TITLE, fill_width=True, analytics_enabled=False) as page:
         gr.HTML(views.header(profile.title), elem_id="top", padding=False, apply_default_css=False)
         with gr.Row(elem_id="desk", elem_classes=pixels):
             with gr.Column(elem_id="ask", min_width=0):
@@ -73,9 +72,10 @@ def build(models: Models) -> gr.Blocks:
                 gr.Markdown(texts.ABOUT[profile.name])
         form |= tuned | {"timeline": shown["timeline"]}
         parts = Parts(**shown, **more, form=form, preset=preset, sliders=sliders)
-        wiring.pictures(handlers, asked, gallery, parts)
+        going = gr.State()  # the run that is asked for, waits or is drawn; None while there is none
+        wiring.pictures(handlers, asked, gallery, parts, going)
         wiring.balance(handlers, parts)
-        wiring.runs(handlers, parts, source, asked, *buttons)
+        wiring.runs(handlers, parts, source, asked, going, *buttons)
         restore.memory(page, handlers, parts, source, asked)
         _api(handlers)
 
@@ -99,15 +99,20 @@ def launch(page: gr.Blocks, host: str, port: int, *, mcp: bool = False) -> str:
     if mcp:
         server = page.mcp_server_obj
         server._execute_tool_without_progress = _outputs
-        server.convert_strings_to_filedata = partial(_files, server.convert_strings_to_filedata)
+        server.convert_strings_to_filedata = partial(_files, page, server.convert_strings_to_filedata)
     return address
 
 
-def _files(convert: Callable[[Any, list[list[Any]]], Any], sent: dict[str, Any], places: list[list[Any]]) -> Any:
+def _files(
+    page: gr.Blocks, convert: Callable[[Any, list[list[Any]]], Any], sent: dict[str, Any], places: list[list[Any]]
+) -> Any:
     """What an agent sent, with files where the schema has them. Gradio (6.31) looks for those of a list under the
-    schema's word "items" and not under their numbers, and would leave them strings."""
+    schema's word "items" and not under their numbers, and would leave them strings; and it forgets what it wrote."""
     lists = [place[0] for place in places if place[1:] == ["items"]]
-    return convert(sent, places + [[name, number] for name in lists for number in range(len(sent.get(name, ())))])
+    taken = convert(sent, places + [[name, number] for name in lists for number in range(len(sent.get(name, ())))])
+    files = [one for value in taken.values() for one in (value if isinstance(value, list) else [value])]
+    page.upload_file_set.update(path for path in map(path_of, files) if path and not path.startswith("http"))
+    return taken
 
 
 async def _outputs(job: Any) -> list[Any]:

@@ -163,6 +163,6 @@ def calmer(run: Run) -> str | None:
 
 @contextmanager
 def written(event: Finished) -> Iterator[Made]:
-    """The finished PNG, kept for one yield: gradio copies it to its own cache, which `delete_cache` empties."""
+    """The finished PNG, kept for one yield: gradio copies it to its own cache, which bounds.py empties."""
     with tempfile.TemporaryDirectory(prefix="squeeze-") as folder:
         yield write_png(event.image, event.recipe, Path(folder) / f"squeeze-{event.recipe['seed']}.png")

@@ -87,7 +87,7 @@ def renewed(handlers: Handlers, sent: Any, uncropped: Any, size: Sequence[Any]) 
     if (path := path_of(sent)) is None or not Path(path).is_file():
         return gr.skip()
     try:
-        if uncropped:
+        if uncropped and Path(uncropped[0]).is_file():
             whole, box = uncropped
             if content_hash(cropped(open_picture(whole), box)) == content_hash(open_picture(path)):
                 return check(_inspected(handlers, whole, size, box), box)

@@ -46,9 +46,9 @@ STEPS_TO_TIMELINE = """(steps, now) => {
 }"""
 
 
-def pictures(handlers: Handlers, asked: Sequence[Subject], gallery: gr.HTML, parts: Parts) -> None:
+def pictures(handlers: Handlers, asked: Sequence[Subject], gallery: gr.HTML, parts: Parts, going: gr.State) -> None:
     """Uploads are looked at, examples go into the first box, and every picture can be cropped. What the models get of a
-    picture may depend on the size of the one to draw."""
+    picture may depend on the size of the one to draw. While a run is `going` the status line is its own."""
     size = sized(parts)
 
     def wanted(request: gr.Request, recipe: Any, place: int) -> str | None:
@@ -57,31 +57,35 @@ def pictures(handlers: Handlers, asked: Sequence[Subject], gallery: gr.HTML, par
             return None
         return dict(enumerate(recipe["references"])).get(place, "")
 
-    def pick(event: gr.EventData, request: gr.Request, recipe: Any, *size: Any) -> tuple[str, str, str]:
-        return subjects.pick(handlers, event, size, wanted(request, recipe, 0))
+    def quiet(now: Going | None, picture: Any, said: Any, *rest: Any) -> tuple[Any, ...]:
+        return picture, said if now is None or now.over else gr.skip(), *rest
+
+    def pick(event: gr.EventData, request: gr.Request, now: Going | None, recipe: Any, *size: Any) -> tuple[Any, ...]:
+        return quiet(now, *subjects.pick(handlers, event, size, wanted(request, recipe, 0)))
 
     def listen(place: int, one: Subject) -> None:
-        def look(request: gr.Request, sent: Any, recipe: Any, *size: Any) -> tuple[Any, str, str]:
-            return subjects.look(handlers, sent, size, wanted(request, recipe, place))
+        def look(request: gr.Request, now: Going | None, sent: Any, recipe: Any, *size: Any) -> tuple[Any, ...]:
+            return quiet(now, *subjects.look(handlers, sent, size, wanted(request, recipe, place)))
 
         def crop(
-            event: gr.EventData, request: gr.Request, sent: Any, uncropped: Any, recipe: Any, *size: Any
-        ) -> tuple[Any, ...]:
-            return subjects.crop(handlers, event, sent, uncropped, size, wanted(request, recipe, place))
+            event: gr.EventData, request: gr.Request, now: Going | None, sent: Any, uncropped: Any, recipe: Any,
+            *size: Any,
+        ) -> tuple[Any, ...]:  # fmt: skip
+            return quiet(now, *subjects.crop(handlers, event, sent, uncropped, size, wanted(request, recipe, place)))
 
         def renew(sent: Any, uncropped: Any, *size: Any) -> Any:
             return subjects.renewed(handlers, sent, uncropped, size)
 
         shown, given = [one.picture, parts.status, one.looked], [one.picture, one.uncropped]
-        one.picture.upload(look, inputs=[one.picture, parts.recipe, *size], outputs=shown, **QUEUED)
+        one.picture.upload(look, inputs=[going, one.picture, parts.recipe, *size], outputs=shown, **QUEUED)
         one.picture.clear(lambda: "", outputs=one.looked, **LIGHT)
-        one.looked.pick(crop, inputs=[*given, parts.recipe, *size], outputs=[*shown, one.uncropped], **QUEUED)
+        one.looked.pick(crop, inputs=[going, *given, parts.recipe, *size], outputs=[*shown, one.uncropped], **QUEUED)
         if size and handlers.models.profile.at_target:
             changes = [side.change for side in size]
             gr.on(changes, renew, inputs=[*given, *size], outputs=one.looked, trigger_mode="always_last", **QUEUED)
 
     shown = [asked[0].picture, parts.status, asked[0].looked]
-    gallery.pick(pick, inputs=[parts.recipe, *size], outputs=shown, **LIGHT)
+    gallery.pick(pick, inputs=[going, parts.recipe, *size], outputs=shown, **LIGHT)
     for place, one in enumerate(asked):
         listen(place, one)
 
@@ -161,13 +165,12 @@ class Buttons:
 
 
 def runs(
-    handlers: Handlers, parts: Parts, source: dict[str, Any], asked: Sequence[Subject], start: gr.Button,
-    stop: gr.Button,
+    handlers: Handlers, parts: Parts, source: dict[str, Any], asked: Sequence[Subject], going: gr.State,
+    start: gr.Button, stop: gr.Button,
 ) -> None:  # fmt: skip
-    """Generate, Enter, Branch, Verify and Stop. A press marks the run as going, the run draws and says how it ended,
+    """Generate, Enter, Branch, Verify and Stop. A press marks the run as `going`, the run draws and says how it ended,
     and only then the page is at rest: each in the order in which the browser hears of it, so no two can cross."""
     buttons = Buttons(start=start, stop=stop, branch=parts.branch, verify=source["verify"])
-    going = gr.State()  # the run that is asked for, waits or is drawn; None while there is none
     pictures = [one.picture for one in asked]
 
     def running(before: Any) -> Shown:
