@@ -47,6 +47,8 @@ from .recipe import (
 from .request import MAX_SEED, Request, RequestError
 
 DEFAULT = "plush"  # the profile that needs nothing but this repository
+# flags of a training that only phases take, with their defaults
+PHASES_ONLY = {"compile": False, "singles": None, "mode": "dla", "layers": "all", "dropout": 0.15, "size": None}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,11 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--compile", action="store_true", help="phases only: minutes of compiling, then faster steps")
     train.add_argument("--singles", type=at_least_one, help="phases only: deepen the DiT to so many single blocks")
     ablation = train.add_argument_group("ablations", "phases only")
-    ablation.add_argument("--mode", default="dla", choices=MODES, help="how the MLLM's layers are aggregated")
-    ablation.add_argument("--layers", default="all", choices=("early", "middle", "late", "all"), help="which are read")
-    ablation.add_argument("--dropout", type=share, default=0.15, help="how often a condition is dropped by itself")
+    ablation.add_argument("--mode", choices=MODES, help="how the MLLM's layers are aggregated")
+    ablation.add_argument("--layers", choices=("early", "middle", "late", "all"), help="which are read")
+    ablation.add_argument("--dropout", type=share, help="how often a condition is dropped by itself")
     ablation.add_argument("--size", type=int, choices=(64, 128), help="pixels a side; the profile's if left out")
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, **PHASES_ONLY)
 
     add_evaluate(commands, _balance)
     add_bench(commands)
@@ -216,6 +218,12 @@ def _train(options: argparse.Namespace) -> int:
     from .training.phases import Variant  # the trainers' imports are not needed to draw
     from .training.run import train_plush
 
+    unused = [name for name, default in PHASES_ONLY.items() if getattr(options, name) != default]
+    if unused and not options.part.startswith("phase"):
+        print(
+            f"--{unused[0]} is for the phases and has no use with --part {options.part}. Leave it out.", file=sys.stderr
+        )
+        return 2
     check_writable(options.out / "training.json")
     for stop in (signal.SIGINT, signal.SIGTERM):  # either way the loop writes its checkpoint before it ends
         signal.signal(stop, signal.default_int_handler)

@@ -63,6 +63,11 @@ def test_other_numbers(refused, flag: str, value: str, says: str):
     assert f"argument {flag}: must be {says}, not {value}" in refused("--steps", "1", flag, value)
 
 
+@pytest.mark.parametrize("flags", [["--size", "64"], ["--singles", "9"], ["--mode", "single_lap"], ["--compile"]])
+def test_flags_of_the_phases_are_for_phases(refused, flags: list[str]):
+    assert f"{flags[0]} is for the phases and has no use with --part vae" in refused("--steps", "1", *flags)
+
+
 def test_the_loop_itself_takes_no_box_that_never_ends(tmp_path: Path):
     for box in ({"minutes": -1}, {"minutes": float("nan")}, {"steps": 0}, {}, {"minutes": 1, "steps": 1}):
         with pytest.raises(ValueError, match="above 0"):

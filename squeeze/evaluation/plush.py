@@ -82,10 +82,10 @@ def evaluate(
             read = probe.read(to_tensor(done.image))
             shown = {name: bool(told[case]) for name, told in known.items()}
             keeps = [name for name in IDENTITY if shown[name] and seen[name][case]]
-            riddle = _riddle(cases, case, shown)
+            unanswerable = _unanswerable(cases, case, shown)
             result = {
-                "right": _right(read, cases, case, keeps, riddle),
-                "needs_picture": bool(wish.needs_picture - riddle),
+                "right": _right(read, cases, case, keeps, unanswerable),
+                "needs_picture": bool(wish.needs_picture - unanswerable),
                 "copied": near_copy(done.image, reference),
                 "turned": float(degrees_between(read.azimuth, cases.references.azimuth[case])[0]),
             }
@@ -97,7 +97,7 @@ def evaluate(
         yield Drawn(case=case, prompt=wish.text, reference=reference, picture=kept[0], **kept[1])
 
 
-def _riddle(cases: Case, case: int, shown: dict[str, bool]) -> frozenset[str]:
+def _unanswerable(cases: Case, case: int, shown: dict[str, bool]) -> frozenset[str]:
     """What a prompt asks for that the reference does not tell: a hat of the belly's colour, seen from behind."""
     wish = cases.wishes[case]
     of_belly = "hat" in wish.needs_picture and wish.hat != int(cases.toys.body[case]) + 1
@@ -105,12 +105,12 @@ def _riddle(cases: Case, case: int, shown: dict[str, bool]) -> frozenset[str]:
 
 
 def _right(
-    read: Reading, cases: Case, case: int, keeps: Sequence[str], riddle: frozenset[str]
+    read: Reading, cases: Case, case: int, keeps: Sequence[str], unanswerable: frozenset[str]
 ) -> dict[str, bool | None]:
     """Which attributes are right, see Drawn; `keeps` are those of the toy that can be both known and shown."""
     right: dict[str, bool | None] = dict.fromkeys((*PROMPT, *IDENTITY))
     for name in PROMPT:
-        if (wanted := getattr(cases.wishes[case], name)) is not None and name not in riddle:
+        if (wanted := getattr(cases.wishes[case], name)) is not None and name not in unanswerable:
             right[name] = _reads(read, name) == wanted
     for name in keeps:
         right[name] = _reads(read, name) == int(getattr(cases.toys, name)[case])

@@ -7,6 +7,7 @@ and kept in the pool; aggregation and DiT train on them.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,16 +98,15 @@ def deepen(transformer: FluxTransformer2DModel, singles: int) -> FluxTransformer
             f"The transformer has {len(old)} single blocks, which cannot become {singles}. "
             f"Ask for {len(old)} to {DEEPEST}."
         )
-    deeper = FluxTransformer2DModel.from_config({**transformer.config, "num_single_layers": singles})
-    deeper.load_state_dict({
-        name: value for name, value in transformer.state_dict().items() if "single_transformer_blocks" not in name
-    }, strict=False)  # fmt: skip
-    for number, block in enumerate(deeper.single_transformer_blocks):
-        source = number * len(old) // singles
-        block.load_state_dict(old[source].state_dict())
-        if number and (number - 1) * len(old) // singles == source:  # the last third of these rows is the gate
-            for kept in (block.norm.linear.weight, block.norm.linear.bias):
-                nn.init.zeros_(kept.detach()[-transformer.inner_dim :])
+    sources = [number * len(old) // singles for number in range(singles)]
+    deeper = copy.deepcopy(transformer)
+    deeper.register_to_config(num_single_layers=singles)
+    deeper.single_transformer_blocks = nn.ModuleList(copy.deepcopy(old[source]) for source in sources)
+    for number in range(1, singles):
+        if sources[number] == sources[number - 1]:  # a copy
+            norm = deeper.single_transformer_blocks[number].norm.linear
+            for rows in (norm.weight, norm.bias):
+                nn.init.zeros_(rows.detach()[-transformer.inner_dim :])  # the last third is the gate
     return deeper
 
 
