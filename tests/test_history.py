@@ -1,6 +1,6 @@
 """The history of a visit, in the browser: over a reload, in two tabs, cleared, and with rubbish in its place."""
 
-from browsing import ask, drawn, ended, reload, set_steps, start
+from browsing import ask, drawn, ended, line, noise, pick, reload, set_steps, start
 
 
 def test_the_history_of_a_visit(page):
@@ -33,6 +33,27 @@ def test_what_is_cleared_during_a_run_stays_cleared(page):
     page.wait_for_selector(".past")
     page.wait_for_timeout(300)
     assert page.locator(".past").count() == 1, "the history of before came back with the run's end"
+
+
+def test_a_recipe_chosen_during_a_run_leaves_the_status_line_to_it(page, tmp_path):
+    pick(page)
+    page.click("#reference button[aria-label='Remove Image']")
+    noise().save(tmp_path / "own.png")
+    page.set_input_files("#reference input[type=file]", tmp_path / "own.png")
+    page.wait_for_selector("#looked .check")
+    page.fill("#prompt textarea", "on the beach")
+    set_steps(page, 2)
+    drawn(page)
+    reload(page)
+    ask(page, "in the snow", steps=100)
+    start(page)
+    page.wait_for_selector(".status .line:has-text('Step')")
+    page.click(".past")
+    page.wait_for_function("document.querySelector('#prompt textarea').value == 'on the beach'")
+    page.wait_for_selector("[data-testid=toast-body]:has-text('The settings are back')")
+    assert page.get_attribute(".status", "data-state") == "busy", "the page no longer says how far the run is"
+    ended(page)
+    assert line(page).startswith("Done in")
 
 
 def test_two_tabs_of_a_browser_share_one_history(visit):

@@ -76,7 +76,7 @@ def build(models: Models) -> gr.Blocks:
         wiring.pictures(handlers, asked, gallery, parts, going)
         wiring.balance(handlers, parts)
         wiring.runs(handlers, parts, source, asked, going, *buttons)
-        restore.memory(page, handlers, parts, source, asked)
+        restore.memory(page, handlers, parts, source, asked, going)
         _api(handlers)
 
         def leave(request: gr.Request) -> None:

@@ -58,7 +58,7 @@ def pictures(handlers: Handlers, asked: Sequence[Subject], gallery: gr.HTML, par
         return dict(enumerate(recipe["references"])).get(place, "")
 
     def quiet(now: Going | None, picture: Any, said: Any, *rest: Any) -> tuple[Any, ...]:
-        return picture, said if now is None or now.over else gr.skip(), *rest
+        return picture, said if resting(now) else gr.skip(), *rest
 
     def pick(event: gr.EventData, request: gr.Request, now: Going | None, recipe: Any, *size: Any) -> tuple[Any, ...]:
         return quiet(now, *subjects.pick(handlers, event, size, wanted(request, recipe, 0)))
@@ -212,8 +212,7 @@ def runs(
             handlers.line.wake()
 
     def pick(event: gr.EventData, request: gr.Request, before: Any) -> Shown:
-        free = before is None or before.over  # while a run goes there is nothing to branch
-        step = getattr(event, "step", None) if free else None
+        step = getattr(event, "step", None) if resting(before) else None  # while a run goes there is nothing to branch
         return handlers.choose(parts, getattr(event, "run", None), step, str(request.session_hash))
 
     rested = [*vars(buttons).values(), parts.timeline, going]
@@ -235,6 +234,11 @@ def runs(
     stop.click(fn=None, js=STOPPING, inputs=parts.status, outputs=[stop, parts.status])
     stop.click(stopped, inputs=going, **LIGHT)
     parts.film.pick(pick, inputs=going, outputs=[parts.chosen, parts.branch, parts.status], **LIGHT)
+
+
+def resting(now: Going | None) -> bool:
+    """Whether the status line is free for another word than a run's."""
+    return now is None or now.over
 
 
 def listed(handlers: Handlers, request: gr.Request, past: Any) -> str:
