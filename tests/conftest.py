@@ -8,13 +8,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny products gain nothing from
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
 
 import pytest
+import torch
 from browsing import opened
 from pictures import SIDE
 from pressing import BALANCE
 from serving import CAMERA, FLAGS, NO_CHROMIUM, chromium, serving
 from tiny import make_request, random_picture, tiny_profile, write_models
+from tiny_metrics import write_bench, write_metrics
 
 from squeeze.checks import SENTENCES, inspect
+from squeeze.evaluation.metrics import load_metrics
 from squeeze.models.loading import load
 from squeeze.ui.handlers import Handlers
 from squeeze.ui.timeline import state
@@ -78,6 +81,26 @@ def said(wanting):
         return {n.code for n in found}
 
     return say
+
+
+# --- DreamBench in small --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """The models that score, with random weights on disk."""
+    return write_metrics(tmp_path_factory.mktemp("metrics"))
+
+
+@pytest.fixture(scope="session")
+def metrics(checkpoints):
+    return load_metrics(checkpoints, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Subjects and prompts in the benchmark's layout; read-only by agreement."""
+    return write_bench(tmp_path_factory.mktemp("data") / "dataset")
 
 
 # --- the page without a browser -------------------------------------------------------------------------------------

@@ -19,16 +19,6 @@ from squeeze.models.loading import LoadError
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_metrics(tmp_path_factory.mktemp("metrics"))
-
-
-@pytest.fixture(scope="module")
-def metrics(checkpoints: Path) -> Metrics:
-    return load_metrics(checkpoints, CPU)
-
-
 def rows(*values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 

@@ -75,3 +75,8 @@ def write_bench(folder: Path) -> Path:
             random_picture(10 * place + photo).save(folder / name / f"{photo:02}.jpg")
     (folder / "prompts_and_classes.txt").write_text(LIST)
     return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under a folder, by its path there."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
