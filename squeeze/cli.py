@@ -177,6 +177,8 @@ def _request(options: argparse.Namespace, recipe: dict[str, Any] | None) -> Requ
     given = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
     if "steps" in given:
         wanted.pop("stage_steps", None)  # the recipe's add up to the recipe's steps
+    if not {"steps", "stage_steps", "balance"}.isdisjoint(given):
+        wanted.pop("earlier", None)  # as on the page: what is changed holds from the first step on
     if recipe:
         hashes = [content_hash(picture) for picture in references]
         if hashes != recipe["references"]:

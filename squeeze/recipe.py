@@ -144,7 +144,9 @@ def is_png(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE
     except OSError as error:
-        raise RecipeError(f"There is no file {path} to read. Name a PNG that this program wrote, or JSON.") from error
+        raise RecipeError(
+            f"There is no file {path.name} to read. Name a PNG that this program wrote, or JSON."
+        ) from error
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -156,7 +158,9 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         return from_text(start.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is neither a PNG nor JSON. Name a PNG that this program wrote, or JSON.") from error
+        raise RecipeError(
+            f"{path.name} is neither a PNG nor JSON. Name a PNG that this program wrote, or JSON."
+        ) from error
 
 
 def read_png(path: Path) -> dict[str, Any]:

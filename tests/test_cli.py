@@ -260,6 +260,15 @@ def test_other_flags_override_the_recipe(made: Path, folder: Path, capsys: pytes
         assert part in said
 
 
+def test_what_is_changed_holds_from_the_first_step_on(made: Path, folder: Path):
+    """As on the page, where a branched picture's recipe comes back and a balance is moved."""
+    branched = made.with_name("branched.json")
+    branched.write_text(to_text(read_png(made) | {"earlier": [[1, 1.0, 1.0, 1.0]]}))
+    for flags, earlier in (([], [[1, 1.0, 1.0, 1.0]]), (["--balance", "0,0.5,1"], []), (["--steps", "1"], [])):
+        assert again(made, folder, *flags, recipe=branched) == 0
+        assert read_png(made.with_name("again.png"))["earlier"] == earlier, flags
+
+
 def test_other_weights_are_named(made: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert again(made, other_weights(folder, tmp_path), "--verify") == 1
     said = capsys.readouterr().err

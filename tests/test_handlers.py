@@ -16,7 +16,7 @@ from squeeze.images import content_hash, open_picture
 from squeeze.pipeline import generate
 from squeeze.recipe import write_png
 from squeeze.ui import recipes
-from squeeze.ui.handlers import Going
+from squeeze.ui.handlers import Going, Handlers
 from squeeze.ui.show import closing
 from squeeze.ui.timeline import state
 from squeeze.ui.visits import Run
@@ -249,7 +249,7 @@ def test_several_subjects_are_found_in_their_order(handlers, form, tmp_path):
     given = [more["reference_3"], form()["reference"], None]
     found = handlers.find(recipe, given, BOB)
     assert [one and one.path for one in found] == [given[1]["path"], None, given[0]["path"]]
-    assert recipe["references"][1] in recipes.missing(recipe, found)
+    assert recipe["references"][1] in recipes.missing(recipe, found, "What.")
     assert "Identical" in whole(handlers.verify(PARTS, recipe, [], ANN))["status"]
     with pytest.raises(gr.Error, match=recipe["references"][1]):
         whole(handlers.verify(PARTS, recipe, given, BOB))
@@ -346,3 +346,11 @@ def test_an_upload_that_is_used_does_not_age_and_one_that_is_gone_is_said_to_be(
 def test_a_wrong_number_of_steps_is_named_though_the_borders_were_moved(handlers, form, steps):
     with pytest.raises(gr.Error, match=f"Steps must be a whole number from 1 to 100, not {steps}"):
         run(handlers, form(counts=(13, 6, 6), steps=steps))
+
+
+def test_an_example_that_is_gone_or_damaged_keeps_no_recipe_back(models, tmp_path):
+    """Each recipe that comes back is looked for among the examples."""
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG")
+    random_picture(3).save(tmp_path / "there.png")
+    paths = [tmp_path / name for name in ("gone.png", "cut.png", "there.png")]
+    assert list(Handlers(models, paths).known.values()) == paths[2:]

@@ -202,8 +202,9 @@ def test_files_that_hold_no_recipe(tmp_path):
         ("bare.png", "carries no recipe"), ("photo.jpg", "neither a PNG nor JSON"), ("words.json", "not valid JSON"),
         ("long.json", f"{MAX_TEXT:,}"), ("none.png", "There is no file"), ("", "There is no file"),
     ):  # fmt: skip
-        with pytest.raises(RecipeError, match=says):
+        with pytest.raises(RecipeError, match=says) as refused:
             read_file(tmp_path / name)
+        assert str(tmp_path) not in str(refused.value), "visitors are told where the server keeps their files"
 
 
 # --- what differs ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -55,7 +55,11 @@ class Handlers:
     @cached_property
     def known(self) -> dict[str, Path]:
         """The examples by content hash."""
-        return {content_hash(open_picture(path)): path for path in self.examples}
+        found = {}
+        for path in self.examples:
+            with suppress(RequestError):  # the file is gone or damaged; the others are there
+                found[content_hash(open_picture(path))] = path
+        return found
 
     def run(self, parts: Parts, form: dict[str, Any], visitor: Visitor, going: Going | None = None) -> Iterator[Shown]:
         """One generation as the page shows it; `form` are the page's inputs by name."""
@@ -96,7 +100,7 @@ class Handlers:
                 raise RecipeError(texts.NO_RECIPE)
             found = self.find(recipe, given, visitor)
             if None in found:
-                raise RecipeError(recipes.missing(recipe, found))
+                raise RecipeError(recipes.missing(recipe, found, texts.NOT_VERIFIED))
             request = recipes.requested(recipe, self.models.profile, tuple(one.picture for one in found if one))
             theirs = {parts.recipe, *parts.forms.values()}
         except (RequestError, RecipeError) as error:

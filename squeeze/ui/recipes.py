@@ -104,10 +104,10 @@ def _used(digest: str, visits: Visits, session: str) -> Found | None:
     return Found(picture=picture, path=None) if picture else None
 
 
-def missing(recipe: dict[str, Any], found: Sequence[Found | None]) -> str:
-    """The sentence that asks for the references that were not found."""
+def missing(recipe: dict[str, Any], found: Sequence[Found | None], what: str) -> str:
+    """Says `what` and asks for the references that were not found."""
     digests = [digest for digest, one in zip(recipe["references"], found, strict=True) if one is None]
-    return texts.NO_REFERENCE.format(digest=", ".join(digests) or "none")
+    return f"{what} {texts.NO_REFERENCE.format(digest=', '.join(digests))}" if digests else f"{what} {texts.NO_SUBJECT}"
 
 
 def merged(theirs: Any, ours: Any) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ def memory(
         shown |= {parts.recipe: recipe, **recipes.forms(recipe, who.page, parts.forms)}
         shown |= back(handlers, subjects, found, given, tuple(size.values()))
         if not found or None in found:
-            sentence = recipes.missing(recipe, found)
+            sentence = recipes.missing(recipe, found, texts.WITHOUT_SUBJECT)
             if not resting(now):
                 gr.Warning(sentence)
             return shown | {parts.status: views.status(sentence, "failed")}

@@ -67,10 +67,10 @@ RECIPE_FORMS = (("link", "Link"), ("command", "Command line"), ("client", "Pytho
 NO_FORMS = "The recipe of the latest picture stands here: as a link, a command, Python and JSON."
 NO_RECIPE = "There is no recipe. Drop a PNG or JSON file, paste a recipe's JSON, or generate a picture first."
 OTHER_PROFILE = "This recipe is of profile {theirs}; this page runs {ours}. Start it with --profile {theirs}."
-NO_REFERENCE = (
-    "The settings are back, but not the subject: give the picture with the content hash {digest}. If it was cropped, "
-    "give the cropped one."
-)
+NO_REFERENCE = "Give the picture with the content hash {digest}. If it was cropped, give the cropped one."
+NO_SUBJECT = "Its recipe names none: give any."
+WITHOUT_SUBJECT = "The settings are back, but not the subject."
+NOT_VERIFIED = "Verifying needs the subject."
 SAME_PICTURE = "This is the picture the recipe was made with. Ready when you are."
 OTHER_PICTURE = "This is not the picture the recipe was made with, so the result will differ."
 RESTORED = "The recipe is back. Generate draws its picture again."
