@@ -92,8 +92,11 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plush(options: argparse.Namespace) -> int:
+    from PIL import Image
+
     from .evaluation import parts, plush
     from .evaluation.records import Records
+    from .pipeline import default_request
 
     _check_plush(options)
     if options.photos:
@@ -101,7 +104,7 @@ def _plush(options: argparse.Namespace) -> int:
 
     profile, count = find_profile("plush"), options.n or CASES
     models = load(profile, options.weights)
-    probe = parts.load_probe(models)
+    probe = parts.load_probe(models.profile)
     if options.parts:
         figures: dict[str, Any] = parts.evaluate_parts(models, probe, parts.load_full(models), count)
         print(json.dumps(figures, indent=None if options.json else 1))
@@ -111,8 +114,11 @@ def _plush(options: argparse.Namespace) -> int:
     if options.selection:
         asked["seed"] = made["seed"] = plush.SELECTION_SEED
     records = Records(options.out) if options.out else None
-    if records:  # the number of cases decides which they are
-        records.claim(json.loads(json.dumps(plush.CLAIM | made | {"n": count})))
+    if records:
+        blank = Image.new("RGB", (models.profile.size, models.profile.size))
+        request = default_request(models.profile, prompt="toy", references=(blank,), **_asked(options))
+        request.checked(models.profile.limits)  # what cannot be drawn marks no folder
+        records.claim(json.loads(json.dumps(parts.claim(models.profile) | made)))
     drawn = []
     for result in plush.evaluate(models, probe, count, records=records, **asked):
         drawn.append(result)
@@ -133,7 +139,7 @@ def _photos(options: argparse.Namespace) -> int:
     for sentence in bench.skipped:
         print(f"Skipped {sentence}", file=sys.stderr)
     models = load(find_profile("plush"), options.weights)
-    drawn = list(photos.evaluate(models, parts.load_probe(models), bench, **_asked(options)))
+    drawn = list(photos.evaluate(models, parts.load_probe(models.profile), bench, **_asked(options)))
     figures = {"profile": "plush", "revision": models.revision, "data": bench.fingerprint, **_asked(options)}
     figures |= photos.summary(drawn, bench.skipped)
     print(json.dumps(figures) if options.json else photos.as_markdown(figures))

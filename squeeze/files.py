@@ -20,7 +20,11 @@ class WriteError(RuntimeError):
 
 def not_written(path: Path, error: Exception, then: str) -> WriteError:
     """What to raise for an error met while `path` was written; `then` is what to do once there is room again."""
-    full = any(getattr(error, "errno", None) == code or f"os error {code}" in str(error) for code in FULL)
+    said = str(error).lower()  # safetensors and shutil.copytree give no errno
+    full = any(
+        getattr(error, "errno", None) == code or f"os error {code}" in said or f"[errno {code}]" in said
+        for code in FULL
+    )
     what = "The disk is full" if full else f"It cannot be written ({getattr(error, 'strerror', None) or error})"
     remedy = "Make room" if full else "Mend that, or choose another folder"
     return WriteError(f"{what}: {path} was not written; what was finished before is kept. {remedy}, then {then}.")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from squeeze.cli import main
 from squeeze.evaluation import parts, plush
@@ -16,7 +17,7 @@ from squeeze.models.loading import load
 from squeeze.models.profiles import find_profile
 from squeeze.plush.probe import Probe
 from squeeze.plush.render import render, visible
-from squeeze.training.data import draw_cases, draw_labelled, to_unit
+from squeeze.training.data import draw_labelled, to_unit
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "plush"
 COMMAND = ["evaluate", "plush", "--n", "4", "--steps", "1", "--json"]
@@ -110,10 +111,13 @@ def test_results_of_another_run_are_refused(tmp_path, capsys):
     other = Path(shutil.copytree(ASSETS, tmp_path / "other"))
     trained = json.loads((other / "training.json").read_text())
     (other / "training.json").write_text(json.dumps(trained | {"revision": "0123456789ab"}))
+    judged = Path(shutil.copytree(ASSETS, tmp_path / "judged"))
+    weights = next((judged / "probe").glob("*.safetensors"))
+    save_file({name: tensor * 1.5 for name, tensor in load_file(weights).items()}, weights)
     capsys.readouterr()
     for more, says in (
         (["--weights", str(other)], '"0123456789ab" now'),
-        (["--n", "5"], "n 4 there, 5 now"),
+        (["--weights", str(judged)], "another run: probe "),
         (["--steps", "2"], "steps 1 there, 2 now"),
     ):
         assert main([*COMMAND, *out, *more]) == 2, f"{more} was mixed with other results"
@@ -138,12 +142,33 @@ def test_cases_for_choosing_are_others(tmp_path, capsys):
 def test_each_case_has_a_toy_of_its_own():
     """Then a bootstrap over cases is one over toys."""
     seeds = (plush.CASES_SEED, plush.CASES_SEED + 3, plush.SELECTION_SEED, plush.SELECTION_SEED + 3)
-    shapes = torch.cat([draw_cases(500, seed, held_out=True).toys.shape for seed in seeds])
+    shapes = torch.cat([plush.held_out(250, seed + 100 * n).toys.shape for seed in seeds for n in (0, 1)])
     assert len(shapes.unique(dim=0)) == 2000, "two cases share a toy"
 
 
+def test_more_cases_are_the_same_and_others(generations, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plush, "BLOCK", 5)
+    shown = {}
+    for count in (4, 7):
+        assert main(["evaluate", "plush", "--n", str(count), *COMMAND[4:], "--out", str(tmp_path / "out")]) == 0
+        shown[count] = json.loads(capsys.readouterr().out)["cases"]
+    assert shown == {4: 4, 7: 7}
+    assert len(generations) == 4 + 1 + 3, "cases that were kept were drawn again, or some were not drawn"
+    assert len(set(generations)) == len(generations)
+    kept = contents(tmp_path / "out")
+    assert main(["evaluate", "plush", "--n", "7", *COMMAND[4:], "--out", str(tmp_path / "whole")]) == 0
+    assert contents(tmp_path / "whole") == kept, "seven cases at once are not those of four and three more"
+
+
+def test_what_cannot_be_drawn_marks_no_folder(tmp_path, capsys):
+    command = [*COMMAND, "--out", str(tmp_path / "out")]
+    for more in (["--cfg", "0"], ["--balance", "0,2,1"], ["--steps", "1000"]):
+        assert main([*command, *more]) == 2
+    assert not (tmp_path / "out").exists(), "the corrected command would be refused as another run's"
+
+
 def _other_size(probe: Path) -> None:
-    (probe / "config.json").write_text((probe / "config.json").read_text().replace('"size": 64', '"size": 32'))
+    (probe / "config.json").write_text((probe / "config.json").read_text().replace('"size": 128', '"size": 64'))
 
 
 def _cut(probe: Path) -> None:
@@ -191,9 +216,11 @@ def test_a_sheet_that_cannot_be_written(tmp_path, capsys):
 
 def test_only_what_the_reference_tells_is_judged():
     models = load(find_profile("plush"))
-    cases = draw_cases(50, plush.CASES_SEED, held_out=True)
-    shown = [visible(render(cases.toys, scenes, 128).coverage) for scenes in (cases.references, cases.targets)]
-    drawn = list(islice(plush.evaluate(models, parts.load_probe(models), 50, steps=1), 12))
+    cases = plush.held_out(50, plush.SELECTION_SEED)
+    shown = [visible(cases.toys, render(cases.toys, scenes, 128)) for scenes in (cases.references, cases.targets)]
+    drawn = list(
+        islice(plush.evaluate(models, parts.load_probe(models.profile), 50, seed=plush.SELECTION_SEED, steps=1), 12)
+    )
     hidden = riddles = 0
     for case in drawn:
         for name in plush.IDENTITY:

@@ -70,7 +70,8 @@ def test_body_colour_is_seen(body: int):
 
 
 def test_turning_round_shows_belly_then_tail():
-    seen = visible(render(one_toy(2), scenes([0.0, 180.0])).coverage)
+    toys = one_toy(2)
+    seen = visible(toys, render(toys, scenes([0.0, 180.0])))
     assert seen["belly"].tolist() == [True, False], "the belly should show from the front only"
     assert seen["tail"].tolist()[1], "the tail should show from behind"
 

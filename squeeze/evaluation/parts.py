@@ -12,12 +12,14 @@ from transformers import InternVLForConditionalGeneration
 from ..images import to_picture
 from ..models.loading import Models
 from ..models.parts import read_model
+from ..models.profiles import Profile
 from ..models.sources import Located, read_part
 from ..plush.language import Question, ask_picture, ask_request
 from ..plush.probe import Probe, degrees_between
 from ..plush.render import render, visible
 from ..training.data import IDENTITY, Case, draw_cases, draw_labelled, to_unit
-from .plush import CASES_SEED, PROMPT, share
+from ..training.run import revision
+from .plush import CASES_SEED, JUDGED, PROMPT, share
 
 
 def evaluate_parts(models: Models, probe: Probe, full: InternVLForConditionalGeneration, count: int) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def answered(models: Models, full: InternVLForConditionalGeneration, cases: Case
     """The share of questions answered right, word for word, by greedy decoding: about the picture, about the request,
     all."""
     drawn = render(cases.toys, cases.references, models.profile.size)
-    seen = visible(drawn.coverage)
+    seen = visible(cases.toys, drawn)
     rng = random.Random(0)
     right: dict[str, list[bool]] = {"picture": [], "request": []}
     for case, wish in enumerate(cases.wishes):
@@ -84,18 +86,25 @@ def _answers(
     return [tokenizer.decode([token for token in row if token not in (pad, stop)]) for row in said]
 
 
-def load_probe(models: Models) -> Probe:
+def load_probe(profile: Profile) -> Probe:
     """The probe that lies beside the profile's weights, in float32 on the CPU; raises LoadError where it is missing,
     damaged or another version's."""
-    return read_part(_beside(models, "probe"), lambda path: read_model(Probe, path, "float32")).eval()
+    return read_part(_beside(profile, "probe"), lambda path: read_model(Probe, path, "float32")).eval()
+
+
+def claim(profile: Profile) -> dict[str, Any]:
+    """What marks results as judged alike: by the same rules and by the profile's probe."""
+    return {"benchmark": "plush", "judged": JUDGED, "probe": revision(profile.folder / "probe")}
 
 
 def load_full(models: Models) -> InternVLForConditionalGeneration:
     """The profile's MLLM with its lm_head, in float32 on the CPU."""
     kind = InternVLForConditionalGeneration
-    return read_part(_beside(models, "mllm"), lambda path: kind.from_pretrained(path, dtype=torch.float32)).eval()
+    return read_part(
+        _beside(models.profile, "mllm"), lambda path: kind.from_pretrained(path, dtype=torch.float32)
+    ).eval()
 
 
-def _beside(models: Models, name: str) -> Located:
+def _beside(profile: Profile, name: str) -> Located:
     restore = f"Restore it from the project's repository, or train it: python -m squeeze train plush --part {name}"
-    return Located(path=models.profile.folder / name, origin="", restore=restore)
+    return Located(path=profile.folder / name, origin="", restore=restore)

@@ -1,14 +1,14 @@
 """How well the embedded model keeps the toy and follows the prompt, read by the probe on held-out toys and prompts.
 
-One picture a case, seed = case number. The probe takes no part in training or choosing the generator. Every interval is
-a 95 % bootstrap over cases, each a toy of its own.
+One picture a case, seed = case number. The probe takes no part in training the generator; settings are chosen by it on
+cases of their own, which are never reported. Every interval is a 95 % bootstrap over cases, each a toy of its own.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,8 @@ from .records import Records
 
 PROMPT = ("place", "facing", "hat", "size")
 JOINT = ("place", "facing", "hat", "body", "pattern")
-CLAIM = {"benchmark": "plush", "judged": 2}  # counted up where pictures are judged by other rules
+JUDGED = 3  # counted up where pictures are judged by other rules
+BLOCK = 250  # cases that are drawn together
 CASES_SEED = 77_000_000  # apart from every seed that training draws from
 SELECTION_SEED = 78_500_000  # other cases, to choose weights and settings by, so that no figure is of chosen cases
 BLIND_RECALL = 0.079  # of facings drawn without regard to the reference, by the world's distribution of azimuths
@@ -61,22 +62,35 @@ def evaluate(
     """Draws the first `count` held-out cases of `seed` with the profile's defaults, changed by `asked` (fields of
     Request); with `free` the prompts leave the facing open, so that it shows whether it is copied from the reference.
     With `records` each case is kept at once, and those kept before are not drawn again."""
+    for first in range(0, count, BLOCK):
+        cases = held_out(min(BLOCK, count - first), (seed + 3 if free else seed) + 100 * (first // BLOCK))
+        if free:
+            rng = random.Random(seed + first)
+            cases = replace(cases, wishes=[_without_facing(wish, rng) for wish in cases.wishes])
+        yield from _block(models, probe, cases, first, "free" if free else "told", records, asked)
+
+
+def held_out(count: int, seed: int) -> Case:
+    """The first `count` <= BLOCK of a block of cases, which are the same whatever the count."""
+    cases = draw_cases(BLOCK, seed, held_out=True)
+    return Case(**{field.name: getattr(cases, field.name)[:count] for field in fields(Case)})
+
+
+def _block(
+    models: Models, probe: Probe, cases: Case, first: int, kind: str, records: Records | None, asked: dict[str, Any]
+) -> Iterator[Drawn]:  # fmt: skip
     size = models.profile.size
-    cases = draw_cases(count, seed + 3 if free else seed, held_out=True)
-    if free:
-        rng = random.Random(seed)
-        cases = replace(cases, wishes=[_without_facing(wish, rng) for wish in cases.wishes])
     drawn = render(cases.toys, cases.references, size)
-    references, known = drawn.pixels, visible(drawn.coverage)
-    seen = visible(render(cases.toys, cases.targets, size).coverage)
-    for case in range(count):
-        reference, wish = to_picture(references[case : case + 1] * 2 - 1), cases.wishes[case]
-        name = f"{'free' if free else 'told'}/{case:05}"
+    references, known = drawn.pixels, visible(cases.toys, drawn)
+    seen = visible(cases.toys, render(cases.toys, cases.targets, size))
+    for case, wish in enumerate(cases.wishes):
+        reference, number = to_picture(references[case : case + 1] * 2 - 1), first + case
+        name = f"{kind}/{number:05}"
         kept = _kept(records, name) if records else None
         if kept is None:
             request = default_request(
                 models.profile,
-                **{"prompt": wish.text, "references": (reference,), "seed": case, "previews": False} | asked,
+                **{"prompt": wish.text, "references": (reference,), "seed": number, "previews": False} | asked,
             )
             done = finished(generate(models, request))
             read = probe.read(to_tensor(done.image))
@@ -94,7 +108,7 @@ def evaluate(
                 with whole(_picture(records, name)) as part:
                     write_png(done.image, done.recipe, part)
                 records.write(name, {"picture": done.recipe["picture"]} | result)
-        yield Drawn(case=case, prompt=wish.text, reference=reference, picture=kept[0], **kept[1])
+        yield Drawn(case=number, prompt=wish.text, reference=reference, picture=kept[0], **kept[1])
 
 
 def _unanswerable(cases: Case, case: int, shown: dict[str, bool]) -> frozenset[str]:

@@ -19,12 +19,14 @@ from typing import Any
 import torch
 
 from ..balance import PRESETS, steps_per_stage
+from ..files import AGAIN, not_written, write_text
 from ..models.loading import Models, load
 from ..models.profiles import Profile
+from ..plush.probe import Probe
 from ..sampling import noisier, schedule, shift_for
 from ..training.run import revision
 from . import plush
-from .parts import load_probe
+from .parts import claim, load_probe
 from .records import EvaluationError, Records
 
 BATCH = 64  # samples of a training step, shared out among its processes
@@ -123,6 +125,7 @@ def run_table(
     rows = TABLES[name][1](profile)
     if only is not None and only not in [row.name for row in rows]:
         raise EvaluationError(f"The table {name} has no row {only!r}; it has: {'; '.join(row.name for row in rows)}.")
+    probe = load_probe(profile)
     for row in rows:
         if only not in (None, row.name):
             continue
@@ -134,14 +137,13 @@ def run_table(
         asked = {key: list(value) if isinstance(value, tuple) else value for key, value in row.asked.items()}
         place = row.name.replace(" ", "_").replace(",", "")
         records = Records(out / name / (place if row.trained is None else f"{place}-{steps}-{where.size}-{seed}"))
-        records.claim(plush.CLAIM | {"revision": models.revision, "n": count, **asked})
-        figures = measured(models, count, records, row.asked)
+        records.claim(claim(profile) | {"revision": models.revision, **asked})
+        figures = measured(models, probe, count, records, row.asked)
         yield {"name": row.name, "asked": asked, "revision": models.revision, **figures}
 
 
-def measured(models: Models, count: int, records: Records, asked: dict[str, Any]) -> dict[str, Any]:
+def measured(models: Models, probe: Probe, count: int, records: Records, asked: dict[str, Any]) -> dict[str, Any]:
     """Draws and judges the cases of one row."""
-    probe = load_probe(models)
     told = list(plush.evaluate(models, probe, count, records=records, **asked))
     free = list(plush.evaluate(models, probe, max(1, count // FREE), free=True, records=records, **asked))
     return plush.summary(told) | {"copy_paste": plush.copy_paste(free)}
@@ -150,12 +152,15 @@ def measured(models: Models, count: int, records: Records, asked: dict[str, Any]
 def train_variant(wanted: Trained, profile: Profile, folder: Path, steps: int, processes: int, seed: int) -> Path:
     """The folder of a variant's weights, trained for `steps` in all unless that is done; a stopped one goes on. Raises
     EvaluationError where a training fails, or where the variant was begun on other frozen parts."""
-    out, frozen = folder / f"{wanted.name.replace(' ', '_')}-{steps}-{profile.size}-{seed}", ("mllm", "vae", "probe")
+    out, frozen = folder / f"{wanted.name.replace(' ', '_')}-{steps}-{profile.size}-{seed}", ("mllm", "vae")
     Records(out).claim({part: revision(profile.folder / part) for part in frozen} | {"processes": processes})
     if (out / "done").exists():
         return out
-    for part in frozen:
-        shutil.copytree(profile.folder / part, out / part, dirs_exist_ok=True)
+    try:
+        for part in frozen:
+            shutil.copytree(profile.folder / part, out / part, dirs_exist_ok=True)
+    except OSError as error:
+        raise not_written(out, error, AGAIN) from error
     device = "cuda" if torch.cuda.is_available() and processes == 1 else "cpu"  # processes would share one card
     for part, share in wanted.parts:
         goal = max(1, round(steps * share))
@@ -172,7 +177,7 @@ def train_variant(wanted: Trained, profile: Profile, folder: Path, steps: int, p
                 f"The training of {wanted.name!r} ended with {status}; what it kept is in {out}, and the same command "
                 f"goes on from there. It was: {' '.join(command)}"
             )
-    (out / "done").touch()
+    write_text(out / "done", "")
     return out
 
 
@@ -197,8 +202,10 @@ def as_markdown(name: str, rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         cells = [_percent(row[key], row[f"{key}_interval"]) for key in ("identity_mean", "prompt_mean", "joint")]
-        copied, turned = row["near_copies"], row["copy_paste"]["azimuth_difference"]
-        lines.append(f"| {row['name']} | {' | '.join(cells)} | {copied:.1%} | {turned:.0f}° |")
+        copied, turned = row["near_copies"], row["copy_paste"]
+        between = "({:.0f}° to {:.0f}°)".format(*turned["azimuth_interval"]) if turned["azimuth_interval"] else ""
+        cells += [f"{copied:.1%}", f"{turned['azimuth_difference']:.0f}° {between}".strip()]
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

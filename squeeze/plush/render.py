@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .places import PLACE_LIGHT, draw_place
-from .world import COLOURS, Scenes, Toys
+from .world import COLOURS, PATTERNS, Scenes, Toys
 
 BODY, HEAD, BELLY, SNOUT, NOSE, EYES, PUPILS, EAR, ARMS, FEET, TAIL, BRIM, CROWN = range(13)
 MATERIALS = 13
@@ -257,13 +257,15 @@ def _render(toys: Toys, scenes: Scenes, size: int, supersample: int) -> Rendered
     return Rendered(pixels=pixels, cells=cells)
 
 
-def visible(coverage: Tensor) -> dict[str, Tensor]:
-    """Which identity attributes a picture shows at all, each (B,) bool, from the share of pixels that carry them."""
+def visible(toys: Toys, drawn: Rendered) -> dict[str, Tensor]:
+    """Which identity attributes of its toy a picture shows at all, each (B,) bool, from the share of pixels that carry
+    them; of a pattern but the plain one, its marks."""
+    coverage, marks = drawn.coverage, drawn.cells[:, MATERIALS].mean((1, 2))
     fur = coverage[:, FURRY.to(coverage.device)].sum(1)
     return {
         "body": fur > 0.02,
         "belly": coverage[:, [BELLY, SNOUT]].sum(1) > 0.008,
-        "pattern": fur > 0.04,
+        "pattern": (fur > 0.04) & ((toys.pattern == PATTERNS.index("plain")) | (marks > 0.004)),
         "ears": coverage[:, EAR] > 0.004,
         "tail": coverage[:, TAIL] > 0.006,
     }

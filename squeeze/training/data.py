@@ -65,7 +65,7 @@ def draw_labelled(count: int, seed: int, size: int, device: str = "cpu", held_ou
 def truth(toys: Toys, scenes: Scenes, drawn: Rendered) -> Chunk:
     """What renders show: `cells` uint8 as in Rendered, `azimuth` in degrees, `facing`, and an index (B,) for each
     attribute, -1 where it cannot be seen in that picture."""
-    seen = visible(drawn.coverage)
+    seen = visible(toys, drawn)
     told = {"cells": to_bytes(drawn.cells), "azimuth": scenes.azimuth, "facing": scenes.facing}
     told |= {name: getattr(scenes, name) for name in SCENE}
     return told | {name: torch.where(seen[name], getattr(toys, name), -1) for name in IDENTITY}

@@ -153,10 +153,12 @@ def note(out: Path, part: str, command: str, trainee: Part, last: Progress, devi
 
 
 def revision(folder: Path) -> str:
-    """The first 12 hex digits of the SHA-256 over all weights of a folder but the preview map, which changes no
-    picture."""
+    """The first 12 hex digits of the SHA-256 over all weights of a folder but the preview map and the probe, which
+    change no picture."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*.safetensors") if path.name != PREVIEW):
-        digest.update(path.relative_to(folder).as_posix().encode())
-        digest.update(path.read_bytes())
+    for path in sorted(folder.rglob("*.safetensors")):
+        name = path.relative_to(folder).as_posix()
+        if path.name != PREVIEW and not name.startswith("probe/"):
+            digest.update(name.encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
