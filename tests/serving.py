@@ -28,9 +28,13 @@ def free_port():
 @contextmanager
 def serving(folder, script=APP, **pipes):
     """The address of a page that `script` serves at `--port`, and its process, which ends with this. Uploads and
-    pictures go to `folder`/files, what it says to `folder`/log."""
+    pictures go to `folder`/files, what it needs for a moment to `folder`/temporary, what it says to `folder`/log."""
     port, log = free_port(), folder / "log"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "files")}
+    temporary = folder / "temporary"
+    temporary.mkdir(exist_ok=True)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "files"), "TMPDIR": str(temporary),
+    }  # fmt: skip
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, script, "--port", str(port)], cwd=folder, env=environment, stderr=out,

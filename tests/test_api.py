@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -115,7 +114,7 @@ def test_thirty_runs_in_a_row_leave_only_their_pictures(server, call, files):
     left = [path for path in set(files.rglob("*")) - before if path.is_file()]
     assert len(left) <= 31, f"30 runs left {len(left)} files on the server"
     assert sum(path.stat().st_size for path in left) < 30 * 128 * 128 * 4 + 1_000_000
-    assert not list(Path(tempfile.gettempdir()).glob("squeeze-*/*.png")), "a folder of a finished picture was left"
+    assert not list((files.parent / "temporary").glob("squeeze-*")), "a folder of a finished picture was left"
 
 
 BAD = [

@@ -168,7 +168,7 @@ def test_what_cannot_be_drawn_marks_no_folder(tmp_path, capsys):
 
 
 def _other_size(probe: Path) -> None:
-    (probe / "config.json").write_text((probe / "config.json").read_text().replace('"size": 128', '"size": 64'))
+    (probe / "config.json").write_text((probe / "config.json").read_text().replace('"size": 64', '"size": 32'))
 
 
 def _cut(probe: Path) -> None:

@@ -23,7 +23,7 @@ def test_reads_any_size_in_ranges():
 
 def test_loss_ignores_what_is_hidden():
     truth = draw_labelled(8, 0, 64)
-    out = Probe(64, widths=(4, 4, 4, 4))(to_unit(truth["pixels"]))
+    out = Probe(widths=(4, 4, 4, 4))(to_unit(truth["pixels"]))
     hidden = truth | {"belly": torch.full_like(truth["belly"], -1)}
     elsewhere = out | {"belly": out["belly"] + 100 * torch.randn_like(out["belly"])}
     assert torch.equal(probe_loss(out, hidden), probe_loss(elsewhere, hidden)), "a hidden belly is learnt from"

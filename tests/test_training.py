@@ -15,11 +15,9 @@ from squeeze.models.mllm import Mllm
 from squeeze.models.parts import read_map
 from squeeze.models.profiles import PROFILES
 from squeeze.models.sources import LoadError
-from squeeze.models.vae import Vae
-from squeeze.plush.probe import at_size
 from squeeze.training import mllm as mllm_module
 from squeeze.training import parts, phases, preview
-from squeeze.training.data import Pool, chunk_seed, draw_cases, draw_labelled, to_unit
+from squeeze.training.data import Pool, draw_cases, draw_labelled, to_unit
 from squeeze.training.loop import DivergedError, Ema, Schedule, fit, learning_rate, read_start, save_bf16
 from squeeze.training.mllm import IGNORED, MllmPart, make_mllm
 from squeeze.training.objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
@@ -120,22 +118,9 @@ def test_a_revision_is_of_what_changes_pictures(tmp_path: Path):
     assert revision(tmp_path) != before
 
 
-def test_the_probe_learns_from_what_it_will_read():
-    """Renders, every second after the autoencoder's round trip, every fourth at half the size."""
-    vae = VaePart(start=SHIPPED).model
-    part = ProbePart(vae, 64, batch=2)
-    drawn = to_unit(draw_labelled(8, chunk_seed(2, 0, 5), 64)["pixels"])
-    small = at_size(drawn, 32)
-    kinds = [drawn, Vae(vae).restored(drawn), small, Vae(vae).restored(small)]
-    given = to_unit(part._make(5)["pixels"])
-    for row, kind in enumerate((0, 1, 0, 1, 0, 1, 2, 3)):
-        away = [float((at_size(pixels[row : row + 1], 128) - given[row]).abs().max()) for pixels in kinds]
-        assert away[kind] < 0.02 < min(away[:kind] + away[kind + 1 :]), f"picture {row} is not of kind {kind}: {away}"
-
-
 def test_training_reduces_the_loss(tmp_path: Path):
     part = ProbePart(VaePart().model, batch=8)
-    part._make = part._pool._make = lambda index: draw_labelled(8, 1, 128)
+    part._make = part._pool._make = lambda index: draw_labelled(8, 1, 64)
     losses = [progress.loss for progress in fit(part, tmp_path, steps=30)]
     assert losses[-1] < 0.8 * losses[0], (
         f"30 steps on eight pictures should fit them: {losses[0]:.2f} to {losses[-1]:.2f}"

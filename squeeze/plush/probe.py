@@ -43,15 +43,14 @@ class _Block(nn.Module):
 
 
 class Probe(ModelMixin, ConfigMixin):
-    """Pictures (B, 3, size, size) in [-1, 1] to logits for each attribute and a facing direction (B, 2). Patches of
-    `patch` pixels a side become the channels that the stem reads; each block halves the sides."""
+    """Pictures (B, 3, 64, 64) in [-1, 1] to logits for each attribute and a facing direction (B, 2)."""
 
     @register_to_config
-    def __init__(self, size: int = 128, patch: int = 2, widths: tuple[int, ...] = (32, 64, 128, 192)) -> None:
+    def __init__(self, size: int = 64, widths: tuple[int, ...] = (32, 64, 128, 192)) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3 * patch**2, widths[0], 3, 1, 1)
+        self.stem = nn.Conv2d(3, widths[0], 3, 1, 1)
         self.blocks = nn.Sequential(*(_Block(a, b) for a, b in zip((widths[0], *widths), widths, strict=False)))
-        side = size // patch // 2 ** len(widths)
+        side = size // 2 ** len(widths)
         self.neck = nn.Linear(widths[-1] * side * side, 256)
         self.heads = nn.ModuleDict({name: nn.Linear(256, count) for name, count in HEADS.items()})
         self.direction = nn.Linear(256, 2)
@@ -61,8 +60,8 @@ class Probe(ModelMixin, ConfigMixin):
         return self.judge(self.coarse(pixels))
 
     def coarse(self, pixels: Tensor) -> Tensor:
-        """Features (B, widths[1], H / patch / 4, W / patch / 4), where things still have their places."""
-        return self.blocks[:2](F.relu(self.stem(F.pixel_unshuffle(pixels, self.config["patch"]))))
+        """Features (B, widths[1], H / 4, W / 4), where things still have their places."""
+        return self.blocks[:2](F.relu(self.stem(pixels)))
 
     def judge(self, coarse: Tensor) -> dict[str, Tensor]:
         """The rest of `forward`."""

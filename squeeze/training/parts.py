@@ -133,15 +133,15 @@ class _Coached(nn.Module):
 
 
 class ProbePart:
-    """The probe, on augmented renders as what it will read: every second after the round trip through `vae`, every
-    fourth at half the size."""
+    """The probe, on augmented renders, every second of them after the round trip through `vae`, as what it will
+    read."""
 
     name = "probe"
 
     def __init__(
         self,
         vae: AutoencoderKL,
-        size: int = 64,  # of the pictures drawn; the probe sees them at its own
+        size: int = 64,  # of the pictures that the vae is to restore; the probe sees them at its own
         device: str = "cpu",
         seed: int = 0,
         start: Path | None = None,
@@ -155,16 +155,14 @@ class ProbePart:
         self.model = _Coached(model.float()).to(device, memory_format=torch.channels_last)
         self._vae = Vae(vae.to(device).eval().requires_grad_(False))
         self._device, self._size, self._seed = device, size, seed
-        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=24, reuse=8, seed=seed)
+        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=16, reuse=6, seed=seed)
 
     def _make(self, index: int) -> dict[str, Tensor]:
         chunk = draw_labelled(CHUNK, chunk_seed(2, self._seed, index), self._size, self._device)
-        seen = []
-        for eighth, rows in enumerate(chunk["pixels"].split(CHUNK // 8)):
-            pixels = at_size(to_unit(rows), self._size // 2) if eighth > 5 else to_unit(rows)
-            pixels = self._vae.restored(pixels) if eighth % 2 else pixels
-            seen.append(to_bytes((at_size(pixels, self._seen) + 1) / 2))
-        return chunk | {"pixels": torch.cat(seen)}
+        for rows in torch.arange(0, CHUNK, 2).split(32):
+            chunk["pixels"][rows] = to_bytes((self._vae.restored(to_unit(chunk["pixels"][rows])) + 1) / 2)
+        seen = [at_size(to_unit(part), self._seen) for part in chunk["pixels"].split(64)]
+        return chunk | {"pixels": to_bytes((torch.cat(seen) + 1) / 2)}
 
     def loss(self, step: int) -> Tensor:
         """See `probe_loss`; beside it what the helper head gets wrong."""
