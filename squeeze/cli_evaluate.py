@@ -216,7 +216,9 @@ def _dreambench(options: argparse.Namespace) -> int:
     state = PartialState(cpu=options.device == "cpu" or not torch.cuda.is_available(), timeout=WAIT)
     if options.device == "cuda" and state.device.type != "cuda":
         raise LoadError("This asks for cuda, but torch sees no CUDA device. Use --device cpu, or leave it out.")
-    # 2 the pictures: another system's, or a profile's
+    # 2 the metrics, before a plan is made for the memory they leave
+    scorer = metrics.load_metrics(options.metrics, state.device)
+    # 3 the pictures: another system's, or a profile's
     name = options.pictures.resolve().name if options.pictures else options.profile
     out = options.out or Path("runs") / f"dreambench-{name}"
     if options.pictures:
@@ -232,12 +234,11 @@ def _dreambench(options: argparse.Namespace) -> int:
         made = {"profile": name, "revision": source.models.revision, **source.asked, "seeds": cases[-1].seed + 1}
         left_out = list(bench.skipped)
     possible, cases = dreambench.possible(bench, cases), cases[: options.limit]
-    # 3 the metrics; the folder takes one run's results only
-    scorer = metrics.load_metrics(options.metrics, state.device)
+    # 4 the folder takes one run's results only
     records, made = Records(out), made | {"data": bench.fingerprint, "metrics": scorer.weights}
     with state.main_process_first():
         records.claim(json.loads(json.dumps(made)))
-    # 4 case by case
+    # 5 case by case
     if state.is_main_process:
         for sentence in left_out:
             print(f"Skipped {sentence}", file=sys.stderr)
@@ -246,7 +247,7 @@ def _dreambench(options: argparse.Namespace) -> int:
             print(f"Skipped {result['subject']}, prompt {result['number']}: {result['skipped']}", file=sys.stderr)
         elif state.is_main_process:
             _progress(done, count)
-    # 5 what came out, from all processes
+    # 6 what came out, from all processes
     if state.is_main_process:
         figures = {"name": name, **made, "possible": possible, "missing": list(bench.missing), "skipped_data": left_out}
         figures["metrics"] = {

@@ -27,9 +27,11 @@ def from_query(params: Mapping[str, str]) -> dict[str, Any] | None:
     return checked({key: FIELDS[key].read(value) for key, value in given.items()}, "link")
 
 
-def to_command(recipe: dict[str, Any], *references: str) -> str:
-    """The command that draws the picture again, quoted for a POSIX shell; `references` are the paths of its own."""
+def to_command(recipe: dict[str, Any], *references: str, adapter: str | None = None) -> str:
+    """The command that draws the picture again, quoted for a POSIX shell; `references` are the paths of its own, and
+    `adapter` that of the folder which its profile needs."""
     words = [("profile", recipe["profile"]), *(("reference", path) for path in references)]
+    words += [("adapter", adapter)] if adapter else []
     words += [(key, FIELDS[key].write(recipe[key])) for key in OPTIONS]
     words.append(("out", f"squeeze-{recipe['seed']}.png"))
     flags = []

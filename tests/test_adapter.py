@@ -141,7 +141,8 @@ def refused(folder, adapter, sentence):
 
 
 GONE = [
-    "adapter.json", "lora/adapter_config.json", "lora/adapter_model.safetensors", "aggregation/config.json", "lora", "",
+    "adapter.json", "lora/adapter_config.json", "lora/adapter_model.safetensors", "aggregation/config.json",
+    "aggregation/diffusion_pytorch_model.safetensors", "lora", "",
 ]  # fmt: skip
 
 

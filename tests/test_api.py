@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from browsing import EXAMPLE, SLOW
-from serving import caller
+from serving import caller, serving
 
 from squeeze.models.profiles import ASSETS, PROFILES
 from squeeze.recipe import read_png, to_text
@@ -201,10 +201,11 @@ def uploaded(server):
         return json.load(answer)[0]
 
 
-def heard(server, **asked):
-    """What is heard of a call as curl makes it, JSON with NaN included; `asked` are arguments of /generate."""
-    address = f"{server}/gradio_api/call/v2/generate"
-    body = json.dumps({"prompt": "in the snow", "steps": 4} | asked).encode()
+def heard(server, endpoint="generate", **asked):
+    """What is heard of a call as curl makes it, JSON with NaN included; `asked` are the endpoint's arguments."""
+    address = f"{server}/gradio_api/call/v2/{endpoint}"
+    usual = {"prompt": "in the snow", "steps": 4} if endpoint == "generate" else {}
+    body = json.dumps(usual | asked).encode()
     with urllib.request.urlopen(urllib.request.Request(address, body, {"Content-Type": "application/json"})) as answer:
         event = json.load(answer)["event_id"]
     with urllib.request.urlopen(f"{address}/{event}") as answer:
@@ -223,3 +224,17 @@ def test_a_call_without_the_client(server, call):
 def test_a_file_of_the_server_is_no_upload(server):
     for path in (EXAMPLE, ASSETS / "readme" / "page.png", "/etc/passwd"):
         assert "no picture of the subject" in heard(server, reference={"path": str(path)}), f"the server opened {path}"
+
+
+def test_a_file_of_the_server_that_claims_to_be_an_upload_is_none(tmp_path):
+    """On a server of its own: gradio refuses with a traceback in the log."""
+    with serving(tmp_path) as (address, _):
+        mine = {"path": uploaded(address), "meta": {"_type": "gradio.FileData"}}
+        for path in ("/etc/passwd", str(ASSETS / "readme" / "page.png")):
+            theirs = mine | {"path": path}
+            for said in (
+                heard(address, reference=theirs), heard(address, reference=mine, more=[theirs]),
+                heard(address, "recipe", file=theirs),
+            ):  # fmt: skip
+                assert "event: error" in said, f"the server opened {path}: {said}"
+        assert "event: complete" in heard(address, reference=mine)

@@ -5,6 +5,7 @@ import random
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlencode
 
@@ -26,6 +27,7 @@ from squeeze.recipe import (
 from squeeze.recipe_forms import from_query, to_client, to_command, to_query
 from squeeze.request import MAX_SEED, clean_prompt
 from squeeze.ui import handlers
+from squeeze.ui.recipes import FORMS, forms
 
 NASTY = [
     "it's", '"quoted"', "\\", "$(rm -rf /)", "`id`", "${HOME}", "!!", "#", "-rf", "--seed", "~", "*", "{a,b}", "%41",
@@ -200,3 +202,10 @@ def test_several_references_in_a_command_and_a_call(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio_client", SimpleNamespace(Client=lambda _: client, handle_file=str.upper))
     exec(compile(to_client(recipe, "http://x", "a.png", "b c.png", "it's.png"), "client code", "exec"), {})
     assert (sent[0]["reference"], sent[0]["more"]) == ("A.PNG", ["B C.PNG", "IT'S.PNG"])
+
+
+@pytest.mark.parametrize(("profile", "adapter"), [("plush", None), ("paper", Path("adapter")), ("longcat", None)])
+def test_the_page_gives_a_command_that_its_profile_takes(profile, adapter):
+    shown = forms(RECIPE | {"profile": profile}, "http://x", {name: name for name in FORMS})
+    told = _parser().parse_args(shlex.split(shown["command"])[3:])
+    assert (told.profile, told.adapter) == (profile, adapter)

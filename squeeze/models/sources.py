@@ -122,10 +122,13 @@ def read_part(part: Located, reader: Callable[[Path], T]) -> T:
 
 
 def _missing(folder: Path) -> list[str]:
-    """The files of weights that are not there, though an index of the folder names them or a link points to them."""
+    """The files of weights that are not there, though an index of the folder names them, a link points to them, or the
+    folder is a model's."""
     indices = [path for path in folder.glob("*.safetensors.index.json") if path.is_file()]
     named = {name for index in indices for name in json.loads(index.read_text())["weight_map"].values()}
     named |= {path.name for path in folder.glob("*.safetensors*")}
+    if not named and (folder / "config.json").is_file():
+        return ["its .safetensors file"]
     return sorted(name for name in named if not (folder / name).is_file())
 
 

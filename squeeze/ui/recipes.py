@@ -13,7 +13,7 @@ import gradio as gr
 from PIL import Image
 
 from ..images import content_hash, open_picture
-from ..models.profiles import Profile
+from ..models.profiles import PROFILES, Profile
 from ..pipeline import default_request, plan
 from ..recipe import RecipeError, asked, from_text
 from ..recipe_forms import to_client, to_command, to_query
@@ -30,9 +30,11 @@ def forms(recipe: dict[str, Any], page: str, parts: Mapping[str, gr.Textbox]) ->
     """The recipe in each form as changes of the page; `page` is the page's address."""
     several = len(recipe["references"]) > 1
     paths = [f"reference-{n}.png" if several else "reference.png" for n, _ in enumerate(recipe["references"], 1)]
+    profile = PROFILES.get(recipe["profile"])
+    adapter = "adapter" if profile and profile.adapter else None
     shown = {
         "link": f"{page}?{to_query(recipe)}",
-        "command": to_command(recipe, *paths),
+        "command": to_command(recipe, *paths, adapter=adapter),
         "client": to_client(recipe, page, *(paths or ["reference.png"])),
         "json": json.dumps(recipe, ensure_ascii=False, indent=1),
     }
