@@ -1,8 +1,9 @@
 """Measures what the page promises, on this machine: python tests/measure_page.py
 
-How soon a step is seen in Chromium, what many runs in a row leave behind, and whether visitors at once get what each
-gets alone. The page runs in a process of its own, which notes when its steps end and what it holds; the clock is the
-machine's, so both sides read the same. Prints a table; exits 1 where a picture changed because others were there.
+How soon a step is seen in Chromium, what many runs in a row leave behind, how soon a Stop or a closed tab frees the
+device, and whether visitors at once get what each gets alone. The page runs in a process of its own, which notes when
+its steps end and what it holds; the clock is the machine's, so both sides read the same. Prints a table; exits 1 where
+a picture changed because others were there.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from types import GeneratorType
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from browsing import ask, drawn, opened
+from browsing import IN_LINE, ask, drawn, ended, filled, opened, start
 from serving import FLAGS, NO_CHROMIUM, caller, chromium, serving
 
 SCENES = ("on the beach", "in the snow", "in a room")
@@ -55,6 +56,7 @@ def main(arguments=None):
     flags.add_argument("--visitors", type=int, default=20, help="at once")
     flags.add_argument("--pictures", type=int, default=200, help="of all visitors together")
     flags.add_argument("--steps", type=int, default=25, help="of each picture")
+    flags.add_argument("--turns", type=int, default=5, help="that are measured for each way to free the device")
     flags.add_argument("--port", type=int, help=argparse.SUPPRESS)  # to serve, as this script starts itself
     asked = flags.parse_args(arguments)
     if asked.port:
@@ -65,8 +67,9 @@ def main(arguments=None):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with serving(Path(folder), Path(__file__), **pipes) as (address, process):
             one = alone_on_a_page(address, process, Path(folder) / "files", asked)
+            free = freed(address, asked)
             same = at_once(address, asked)
-    print(table(asked, one, same))
+    print(table(asked, one, free, same))
     return 0 if same == asked.pictures else 1
 
 
@@ -146,6 +149,62 @@ def alone_on_a_page(address, process, files, asked):
     }  # fmt: skip
 
 
+def freed(address, asked):
+    """Seconds to the first step of a page that is alone, and of the next in line after a Stop or a closed tab: the
+    median of `asked.turns` each; and those of a step."""
+    from playwright.sync_api import sync_playwright
+
+    clock = time.monotonic
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+
+        def visit(steps):
+            page = opened(address, browser.new_context(viewport={"width": 1280, "height": 720}))
+            ask(page, steps=steps)
+            return page
+
+        def first_step(page, before):
+            page.wait_for_selector(".timeline .steps i.on", state="attached")  # there was none: the page is new
+            seconds = clock() - before
+            ended(page)
+            page.context.close()
+            return seconds
+
+        def alone():
+            page, before = visit(asked.steps), clock()
+            start(page)
+            return first_step(page, before)
+
+        def after(end):
+            first, second = visit(100), visit(asked.steps)
+            start(first)
+            filled(first, 2)
+            start(second)
+            second.wait_for_selector(IN_LINE)
+            before = clock()
+            end(first)
+            return first_step(second, before)
+
+        def step():
+            page = visit(40)
+            start(page)
+            filled(page, 5)
+            before = clock()
+            filled(page, 35)
+            seconds = (clock() - before) / 30
+            ended(page)
+            page.context.close()
+            return seconds
+
+        ways = {
+            "alone": alone, "Stop": lambda: after(lambda page: page.click("#stop")),
+            "closed tab": lambda: after(lambda page: page.context.close()), "step": step,
+        }  # fmt: skip
+        measured = {way: statistics.median(act() for _ in range(asked.turns)) for way, act in ways.items()}
+        browser.close()
+    return measured
+
+
 def rest(page, process):
     """What is known inside once nothing moves any more."""
     page.wait_for_timeout(1000)
@@ -177,7 +236,7 @@ def picture(call, recipe):
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def table(asked, one, same):
+def table(asked, one, free, same):
     million = 1e6
     bound = asked.runs * A_RUN_LEAVES
     rows = [
@@ -191,6 +250,11 @@ def table(asked, one, same):
         ),
         ("memory they add", f"{one['memory'] / million:.1f} MB", "<= 50 MB"),
         ("tasks they leave", f"{one['tasks']}", "0"),
+        *(
+            (f"from a {way} to the next visitor's first step, less what it takes alone",
+             f"{free[way] - free['alone']:.2f} s", f"<= {free['step'] + 0.2:.2f} s, a step and 0.2 s")
+            for way in ("Stop", "closed tab")
+        ),
         (
             f"pictures of {asked.visitors} visitors at once that equal those drawn alone",
             f"{same} of {asked.pictures}", "all",

@@ -66,6 +66,18 @@ def test_prompts_that_need_the_picture():
     assert all(count > 10 for count in found.values()), f"too few prompts need the picture: {found}"
 
 
+def test_a_prompt_says_nothing_of_the_scene_in_the_reference():
+    """Else a model could follow it by looking at the picture."""
+    cases = draw_cases(4000, 12)
+    for name, kinds in (("place", 8), ("facing", 8), ("size", 2)):
+        drawn = getattr(cases.references, name).tolist()
+        asked = [(scene, getattr(wish, name)) for scene, wish in zip(drawn, cases.wishes, strict=True)]
+        same = [scene == wanted for scene, wanted in asked if wanted is not None]
+        assert len(same) > 200, f"{name} is hardly ever asked for"
+        off = 4 * (1 / kinds * (1 - 1 / kinds) / len(same)) ** 0.5  # four deviations of a blind guess
+        assert abs(sum(same) / len(same) - 1 / kinds) < off, f"{name}: as in {sum(same)} of {len(same)} references"
+
+
 def test_held_out_combinations_are_never_said():
     for wish in draw_cases(500, 6).wishes:
         triple = [torch.tensor([-1 if v is None else v]) for v in (wish.place, wish.facing, wish.hat)]

@@ -7,8 +7,8 @@ TAGLINE = "The words say where, the picture says who, and you set the balance."
 
 # Name, what happens in the stage, for each of balance.STAGES.
 STAGES: tuple[tuple[str, str], ...] = (
-    ("Meaning", "first steps: place and pose"),
-    ("Both", "middle steps: form and dress"),
+    ("Meaning", "first steps: place, pose, dress"),
+    ("Both", "middle steps: form"),
     ("Identity", "last steps: colour and pattern"),
 )
 BALANCE = "What leads in each stage: 0 semantics, 1 identity, 0.5 both in full."
