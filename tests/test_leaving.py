@@ -74,6 +74,32 @@ def test_files_are_deleted_when_they_are_old(models, monkeypatch, tmp_path):
         blocks.close()
 
 
+def test_a_visit_does_not_grow_with_every_picture(models, browser, monkeypatch, tmp_path):
+    monkeypatch.setattr("squeeze.ui.bounds.EVERY", 0.5)
+    blocks = build(models)
+    random_picture(0).save(tmp_path / "toy.png")
+    try:
+        page = opened(launch(blocks, "127.0.0.1", free_port()), browser.new_context())
+        page.set_input_files("#reference input[type=file]", tmp_path / "toy.png")
+        page.wait_for_selector("#looked .check")
+        page.fill("#prompt textarea", "a toy")
+        set_steps(page, 3)
+        for _ in range(2):
+            drawn(page)
+        states, until = list(blocks.app.state_holder.session_data.values()), time.monotonic() + SLOW / 1000
+        assert states
+        while copies := [set(state.blocks_config.blocks) - set(blocks.blocks) for state in states if state]:
+            if not any(copies):
+                break
+            assert time.monotonic() < until, f"gradio keeps copies of components: {copies}"
+            page.wait_for_timeout(100)
+        drawn(page)
+        assert not page.written
+        page.context.close()
+    finally:
+        blocks.close()
+
+
 def test_a_closed_tab_forgets_the_visit(models, browser, heard, tmp_path):
     (made, left), blocks = heard, build(models)
     random_picture(0).save(tmp_path / "toy.png")

@@ -1,7 +1,7 @@
-"""What visits leave on the disk, uploads and pictures, held within an age and a size.
+"""What visits leave, held within bounds: uploads and pictures on the disk, copies of components in memory.
 
-In place of gradio's `delete_cache`, which knows no size, leaves folders, and ends for good where a file comes while it
-looks through them.
+On the disk in place of gradio's `delete_cache`, which knows no size, leaves folders, and ends for good where a file
+comes while it looks through them.
 """
 
 from __future__ import annotations
@@ -44,15 +44,26 @@ def trim(page: gr.Blocks, most: int, oldest: float) -> int:
     return freed
 
 
+def prune(page: gr.Blocks) -> None:
+    """Drops the copies of components that pile up in each visit. Gradio (6.31) makes one of every output that an event
+    leaves as it is, and keeps the next value it gets under the copy's own number, where nobody looks: more than half a
+    megabyte for each picture. To be called on the loop that handles events, so that it comes between two of them."""
+    for state in list(page.app.state_holder.session_data.values()):
+        for held in (state.blocks_config.blocks, state.config_values):
+            for number in held.keys() - page.blocks.keys():
+                del held[number]
+
+
 def bounded(page: gr.Blocks) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """A lifespan for the page's app, in which its files are held within MOST bytes and OLDEST seconds; none outlives
-    it."""
+    """A lifespan for the page's app, in which its files are held within MOST bytes and OLDEST seconds and visits are
+    pruned; no file outlives it."""
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         async def look() -> None:
             while True:
                 await asyncio.sleep(EVERY)
+                prune(page)
                 await asyncio.to_thread(trim, page, MOST, OLDEST)
 
         task = asyncio.create_task(look())

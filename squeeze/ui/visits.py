@@ -20,7 +20,7 @@ from ..images import content_hash
 from ..request import Request
 from .views import jpeg_uri
 
-PER_VISITOR = 40_000_000  # bytes; a run of 25 steps takes 26 million at 1024 px, 0.7 at 128
+PER_VISITOR = 24_000_000  # bytes but for the newest run; one of 25 steps takes 26 million at 1024 px, 0.7 at 128
 IN_ALL = 512_000_000  # bytes
 THUMBNAIL = 128  # pixels on the long side
 
