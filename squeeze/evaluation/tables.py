@@ -157,7 +157,7 @@ def train_variant(wanted: Trained, profile: Profile, folder: Path, steps: int, p
     if (out / "done").exists():
         return out
     try:
-        for part in frozen:
+        for part in (*frozen, "probe"):  # which judges a variant that is measured by itself
             shutil.copytree(profile.folder / part, out / part, dirs_exist_ok=True)
     except OSError as error:
         raise not_written(out, error, AGAIN) from error
