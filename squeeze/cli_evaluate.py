@@ -116,7 +116,7 @@ def _plush(options: argparse.Namespace) -> int:
     records = Records(options.out) if options.out else None
     if records:
         blank = Image.new("RGB", (models.profile.size, models.profile.size))
-        request = default_request(models.profile, prompt="toy", references=(blank,), **_asked(options))
+        request = default_request(models.profile, prompt="toy", references=(blank,), **asked)
         request.checked(models.profile.limits)  # what cannot be drawn marks no folder
         records.claim(json.loads(json.dumps(parts.claim(models.profile) | made)))
     drawn = []

@@ -20,3 +20,10 @@ def whole(changes):
     for change in changes:
         shown |= {part: shown.get(part, {}) | new if part == "timeline" else new for part, new in change.items()}
     return shown
+
+
+def run(handlers, form, visitor=ANN):
+    """A run to its finished picture, and what it showed."""
+    shown = whole(handlers.run(PARTS, form, visitor))
+    assert 'data-state="done"' in shown["status"], shown["status"]
+    return shown

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_metrics import contents
 
 from squeeze.cli import main
 from squeeze.evaluation import parts, plush
@@ -42,10 +43,6 @@ class Drawn(list):
     def __init__(self):
         super().__init__()
         self.fail = {}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_stopped_run_goes_on(generations, tmp_path, capsys):

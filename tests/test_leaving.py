@@ -33,15 +33,21 @@ def heard(monkeypatch):
     return made, left
 
 
+def asking(address, browser, folder, steps):
+    """A visitor's page with a whole request filled in."""
+    random_picture(0).save(folder / "toy.png")
+    page = opened(address, browser.new_context())
+    page.set_input_files("#reference input[type=file]", folder / "toy.png")
+    page.wait_for_selector("#looked .check")
+    page.fill("#prompt textarea", "a toy")
+    set_steps(page, steps)
+    return page
+
+
 def test_a_branch_on_a_run_that_is_gone_gets_a_sentence(models, browser, heard, tmp_path):
     (made, _), blocks = heard, build(models)
-    random_picture(0).save(tmp_path / "toy.png")
     try:
-        page = opened(launch(blocks, "127.0.0.1", free_port()), browser.new_context())
-        page.set_input_files("#reference input[type=file]", tmp_path / "toy.png")
-        page.wait_for_selector("#looked .check")
-        page.fill("#prompt textarea", "a toy")
-        set_steps(page, 3)
+        page = asking(launch(blocks, "127.0.0.1", free_port()), browser, tmp_path, steps=3)
         drawn(page)
         page.click(".frame >> nth=0")
         page.wait_for_selector("#branch:enabled")
@@ -77,13 +83,8 @@ def test_files_are_deleted_when_they_are_old(models, monkeypatch, tmp_path):
 def test_a_visit_does_not_grow_with_every_picture(models, browser, monkeypatch, tmp_path):
     monkeypatch.setattr("squeeze.ui.bounds.EVERY", 0.5)
     blocks = build(models)
-    random_picture(0).save(tmp_path / "toy.png")
     try:
-        page = opened(launch(blocks, "127.0.0.1", free_port()), browser.new_context())
-        page.set_input_files("#reference input[type=file]", tmp_path / "toy.png")
-        page.wait_for_selector("#looked .check")
-        page.fill("#prompt textarea", "a toy")
-        set_steps(page, 3)
+        page = asking(launch(blocks, "127.0.0.1", free_port()), browser, tmp_path, steps=3)
         for _ in range(2):
             drawn(page)
         states, until = list(blocks.app.state_holder.session_data.values()), time.monotonic() + SLOW / 1000
@@ -102,16 +103,11 @@ def test_a_visit_does_not_grow_with_every_picture(models, browser, monkeypatch, 
 
 def test_a_closed_tab_forgets_the_visit(models, browser, heard, tmp_path):
     (made, left), blocks = heard, build(models)
-    random_picture(0).save(tmp_path / "toy.png")
     address = launch(blocks, "127.0.0.1", free_port())
     try:
         for steps in (2, 100):  # after its run, and in the middle of one
             left.clear()
-            page = opened(address, browser.new_context())
-            page.set_input_files("#reference input[type=file]", tmp_path / "toy.png")
-            page.wait_for_selector("#looked .check")
-            page.fill("#prompt textarea", "a toy")
-            set_steps(page, steps)
+            page = asking(address, browser, tmp_path, steps)
             page.wait_for_function(f"document.querySelectorAll('.timeline .steps i').length == {steps}")
             page.click("#generate")
             page.wait_for_selector(".timeline .steps i.on >> nth=1", state="attached")

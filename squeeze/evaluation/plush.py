@@ -1,14 +1,15 @@
 """How well the embedded model keeps the toy and follows the prompt, read by the probe on held-out toys and prompts.
 
 One picture a case, seed = case number. The probe takes no part in training the generator; settings are chosen by it on
-cases of their own, which are never reported. Every interval is a 95 % bootstrap over cases, each a toy of its own.
+cases of their own, apart from those that are measured. Every interval is a 95 % bootstrap over cases, each a toy of its
+own.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,8 +73,7 @@ def evaluate(
 
 def held_out(count: int, seed: int) -> Case:
     """The first `count` <= BLOCK of a block of cases, which are the same whatever the count."""
-    cases = draw_cases(BLOCK, seed, held_out=True)
-    return Case(**{field.name: getattr(cases, field.name)[:count] for field in fields(Case)})
+    return draw_cases(BLOCK, seed, held_out=True)[:count]
 
 
 def _block(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ class Case:
     references: Scenes
     targets: Scenes
     wishes: list[Wish]
+
+    def __getitem__(self, index: slice) -> Case:
+        return Case(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
 def draw_cases(count: int, seed: int, held_out: bool = False) -> Case:

@@ -109,7 +109,8 @@ def _used(digest: str, visits: Visits, session: str) -> Found | None:
 def missing(recipe: dict[str, Any], found: Sequence[Found | None], what: str) -> str:
     """Says `what` and asks for the references that were not found."""
     digests = [digest for digest, one in zip(recipe["references"], found, strict=True) if one is None]
-    return f"{what} {texts.NO_REFERENCE.format(digest=', '.join(digests))}" if digests else f"{what} {texts.NO_SUBJECT}"
+    asks = texts.NO_REFERENCE.format(digest=", ".join(digests)) if digests else texts.NO_SUBJECT
+    return f"{what} {asks}"
 
 
 def merged(theirs: Any, ours: Any) -> list[dict[str, Any]]:
