@@ -51,9 +51,13 @@ def alive(page):
 
 
 def reload(page):
-    """The page anew, as another visit; gradio complains of the stream that ends with the old one."""
+    """The page anew, as another visit; gradio complains of the stream that ends with the old one, and of its messages
+    that were on their way just then: it has forgotten what they change."""
+    before = len(page.written)
     page.reload()
     alive(page)
+    forgotten = "Unexpected client exception TypeError: Cannot read properties of undefined"
+    page.written[before:] = [text for text in page.written[before:] if forgotten not in text]
     ends = ("AbortError", "Connection errored out")
     page.written[:] = [text for text in page.written if not any(end in text for end in ends)]
 
