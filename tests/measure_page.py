@@ -77,10 +77,12 @@ def main(arguments=None):
 
 
 def serve(port):
-    """The page; answers every line on stdin with what can only be known inside, as a line of JSON."""
+    """The page; answers every line on stdin with what can only be known inside, as a line of JSON; before it answers
+    "rest" it gives free memory back, as the page does every half minute."""
     from squeeze import pipeline
     from squeeze.models.loading import load
     from squeeze.models.profiles import find_profile
+    from squeeze.ui.bounds import give_back
     from squeeze.ui.page import build, launch
 
     ended, denoise = [], pipeline.denoise
@@ -93,8 +95,10 @@ def serve(port):
     pipeline.denoise = timed
     page = build(load(find_profile("plush")))
     launch(page, "127.0.0.1", port)
-    for _ in sys.stdin:
+    for asked in sys.stdin:
         gc.collect()
+        if asked.strip() == "rest":
+            give_back()
         held = gc.get_objects()
         tasks = sum(issubclass(type(one), asyncio.Task) and not one.done() for one in held)
         runs = sum(type(one) is GeneratorType and one.__name__ == "generate" for one in held)
@@ -113,8 +117,8 @@ def memory():
 # --- visitors -------------------------------------------------------------------------------------------------------
 
 
-def look(process):
-    process.stdin.write("\n")
+def look(process, asked=""):
+    process.stdin.write(f"{asked}\n")
     process.stdin.flush()
     return json.loads(process.stdout.readline())
 
@@ -210,9 +214,9 @@ def freed(address, asked):
 
 
 def rest(page, process):
-    """What is known inside once nothing moves any more."""
+    """What is known inside once nothing moves any more, with the page's own look at memory done."""
     page.wait_for_timeout(1000)
-    return look(process)
+    return look(process, "rest")
 
 
 def contents(folder):

@@ -1,10 +1,13 @@
-"""What visitors leave on the disk stays within a bound, and what was used last stays longest."""
+"""What visitors leave stays within bounds, and what was used last stays longest."""
 
 import os
+import platform
 import time
 import urllib.request
 from types import SimpleNamespace
 
+import pytest
+from measure_page import memory
 from serving import free_port
 
 from squeeze.ui import bounds
@@ -50,6 +53,33 @@ def test_many_small_files_count_with_the_room_they_take(tmp_path):
     page = SimpleNamespace(blocks={}, temp_file_sets=[set(files)])
     assert bounds.trim(page, 3 * bounds.FOLDER, 60) > bounds.FOLDER
     assert len(list(tmp_path.iterdir())) < 4
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="free memory is given back through glibc")
+def test_holes_between_what_is_kept_are_given_back():
+    kept, large = [], []
+    for _ in range(6000):
+        large.append(b"x" * 50_000)
+        kept.append(b"x" * 20_000)
+    large.clear()
+    before = memory()
+    bounds.give_back()
+    assert before - memory() > 100_000_000, f"of {before / 1e6:.0f} MB too little was given back"
+
+
+def test_memory_is_given_back_while_the_page_is_open(models, monkeypatch):
+    monkeypatch.setattr(bounds, "EVERY", 0.01)
+    given = []
+    monkeypatch.setattr(bounds, "give_back", lambda: given.append(time.monotonic()))
+    page = build(models)
+    try:
+        launch(page, "127.0.0.1", free_port())
+        until = time.monotonic() + 30
+        while len(given) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+    finally:
+        page.close()
+    assert len(given) >= 2
 
 
 def upload(address, size):

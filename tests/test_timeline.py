@@ -77,7 +77,7 @@ def page(demo, browser):
     page.on("pageerror", lambda error: written.append(str(error)))
     page.goto(demo.address)
     page.wait_for_selector(".timeline .steps i >> nth=24")
-    page.click(".timeline .sum", trial=True)  # once gradio has taken its cover off
+    page.hover(".timeline .sum")  # once gradio has taken its cover off
     demo.heard.clear()
     yield page
     page.context.close()

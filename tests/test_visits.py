@@ -7,7 +7,7 @@ import torch
 from tiny import random_picture
 
 from squeeze.images import content_hash
-from squeeze.ui.visits import Visits
+from squeeze.ui.visits import REMEMBERED, RUNS, Visits
 
 COUNTS = (2, 2, 2)
 
@@ -55,6 +55,28 @@ def test_a_visitor_is_bounded_and_the_oldest_goes_first(begin):
     assert kept == runs[-len(kept) :], "not the oldest was forgotten"
     assert 1 <= len(kept) < 5
     assert visits.newest("ann") is runs[-1], "the newest run must stay, however large"
+
+
+def test_a_large_run_takes_nothing_from_the_history(request_for):
+    visits = Visits(per_visitor=60_000)
+    pictures = [random_picture(seed) for seed in range(3)]
+    for number in range(3):
+        two = request_for(references=(pictures[number], pictures[number - 1]))
+        run = visits.begin("ann", two, COUNTS, None, 0)
+        run.latents.append(torch.zeros(1, 8, 25_000))  # 800,000 bytes
+        visits.finish("ann", run, random_picture(number), f"{number}")
+    assert len(visits.thumbnails("ann")) == 3
+    for picture in two.references:
+        assert visits.reference("ann", content_hash(picture)), "a reference of the newest run is forgotten"
+
+
+def test_runs_and_thumbnails_are_bounded_by_number(begin):
+    visits = Visits()
+    runs = [begin(visits, "ann", steps=1) for _ in range(30)]
+    for number, run in enumerate(runs):
+        visits.finish("ann", run, random_picture(number), f"{number}")
+    assert [run for run in runs if visits.run("ann", run.id)] == runs[-RUNS:]
+    assert list(visits.thumbnails("ann")) == [f"{number}" for number in range(30 - REMEMBERED, 30)]
 
 
 def test_all_together_are_bounded(begin):

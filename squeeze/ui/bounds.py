@@ -1,4 +1,4 @@
-"""What visits leave, held within bounds: uploads and pictures on the disk, copies of components in memory.
+"""What visits leave, held within bounds: uploads and pictures on the disk, copies of components and holes in memory.
 
 On the disk in place of gradio's `delete_cache`, which knows no size, leaves folders, and ends for good where a file
 comes while it looks through them.
@@ -7,7 +7,10 @@ comes while it looks through them.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import itertools
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -18,6 +21,7 @@ import gradio as gr
 MOST = 2_000_000_000  # bytes of the disk for uploads and pictures together
 OLDEST = 3600.0  # seconds since a file was last used
 EVERY = 2.0  # seconds between two looks
+HOLES = 15  # looks until free memory is given back: what a run needs again costs it some milliseconds
 FOLDER = 4096  # bytes that the folder of each file takes
 
 
@@ -54,17 +58,26 @@ def prune(page: gr.Blocks) -> None:
                 del held[number]
 
 
+def give_back() -> None:
+    """Gives free memory back to the system: small things that visits keep lie all over what steps have freed, and
+    glibc by itself gives back the ends alone. Does nothing with another C library."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
+
+
 def bounded(page: gr.Blocks) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """A lifespan for the page's app, in which its files are held within MOST bytes and OLDEST seconds and visits are
-    pruned; no file outlives it."""
+    """A lifespan for the page's app, in which its files are held within MOST bytes and OLDEST seconds, visits are
+    pruned and free memory is given back; no file outlives it."""
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         async def look() -> None:
-            while True:
+            for looks in itertools.count(1):
                 await asyncio.sleep(EVERY)
                 prune(page)
                 await asyncio.to_thread(trim, page, MOST, OLDEST)
+                if looks % HOLES == 0:
+                    await asyncio.to_thread(give_back)
 
         task = asyncio.create_task(look())
         try:

@@ -19,9 +19,8 @@ from ..recipe import RecipeError, asked, from_text
 from ..recipe_forms import to_client, to_command, to_query
 from ..request import Request, RequestError, is_whole
 from . import texts
-from .visits import Visits
+from .visits import REMEMBERED, Visits
 
-REMEMBERED = 24  # recipes of a visitor's history
 MOST_READ = 2 * REMEMBERED  # entries of what a browser claims to be one
 FORMS = ("link", "command", "client", "json")
 

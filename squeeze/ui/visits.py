@@ -1,7 +1,8 @@
 """What is remembered of each visitor while the page is open: runs to branch from, references, thumbnails.
 
-Everything is bounded: by bytes for each visitor and in all, the least recently used going first. A run grows while it
-is drawn and is counted at the next change; the device draws one at a time, so the bounds are passed by one run at most.
+Everything is bounded, by number and by bytes for each visitor and in all, the least recently used going first. A run
+grows while it is drawn and is counted at the next change; the device draws one at a time, so the bounds are passed by
+one run at most.
 Nothing here is on disk, and nobody gets at another's: a visitor is known by the session of one open page (one tab,
 until it is reloaded).
 """
@@ -20,7 +21,9 @@ from ..images import content_hash
 from ..request import Request
 from .views import jpeg_uri
 
-PER_VISITOR = 24_000_000  # bytes but for the newest run; one of 25 steps takes 26 million at 1024 px, 0.7 at 128
+REMEMBERED = 24  # recipes of a visitor's history, and thumbnails beside them
+RUNS = 8  # of a visitor; the page shows the newest, and a page that lags behind may ask for one before
+PER_VISITOR = 24_000_000  # bytes beside the newest run, which takes 26 million for 25 steps at 1024 px, 0.7 at 128
 IN_ALL = 512_000_000  # bytes
 THUMBNAIL = 128  # pixels on the long side
 
@@ -60,10 +63,16 @@ class Visit:
         return sum(run.size for run in self.runs.values()) + pictures + sum(map(len, self.thumbnails.values()))
 
     def shrink(self, most: int) -> None:
-        """Forgets what is oldest until `most` bytes are left, but for the newest run and reference."""
-        for kept in (self.runs, self.references, self.thumbnails):
-            while self.size > most and len(kept) > 1:
-                kept.popitem(last=False)
+        """Forgets what is oldest until `most` bytes are left beside the newest run, which stays with its references."""
+        newest = next(reversed(self.runs.values()), None)
+        most += newest.size if newest else 0
+        needed = len({id(picture) for picture in newest.request.references}) if newest else 0
+        while len(self.runs) > RUNS or (self.size > most and len(self.runs) > 1):
+            self.runs.popitem(last=False)
+        while self.size > most and len(self.references) > needed:
+            self.references.popitem(last=False)
+        while len(self.thumbnails) > REMEMBERED:
+            self.thumbnails.popitem(last=False)
 
 
 class Visits:
