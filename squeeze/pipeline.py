@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +23,7 @@ from .models.profiles import Profile
 from .previews import preview
 from .recipe import VERSION
 from .request import Request, RequestError, clean_prompt
-from .sampling import denoise, draw_noise, grid_ids, schedule, shift_for
+from .sampling import Velocity, denoise, draw_noise, grid_ids, schedule, shift_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +129,15 @@ def guided(
     conditioning: Conditioning,
     negative: Conditioning | None,
     identity: Identity,
-) -> Callable[[Tensor, int, float], Tensor]:
-    """The velocity (img, index, t) -> (1, N, 4 C) with each step's balance and true classifier-free guidance.
+) -> Velocity:
+    """The velocity with each step's balance, with and without true classifier-free guidance.
 
     With `uncond = full` the unconditional branch keeps the reference tokens as they weigh at that step, and reads
     `negative` in the MLLM's place, which weighs as the prompt does; where that is None it reads nothing there. With
     `lean` it sees neither.
     """
 
-    def velocity(img: Tensor, index: int, t: float) -> Tensor:
+    def velocity(img: Tensor, index: int, t: float) -> tuple[Tensor, Tensor]:
         weights = balance.weights(request.balance_at(index, counts))
         same = {"identity": identity, "guidance": request.guidance}
         kept = dit.velocity(
@@ -146,7 +146,7 @@ def guided(
         # where no MLLM token is left in either branch, guidance has no difference to enlarge
         same_input = weights.mllm == 0 and request.uncond == "full" and request.late_text == "drop"
         if request.cfg == 1 or same_input:
-            return kept
+            return kept, kept
         if request.uncond == "full" and negative is not None:
             free = dit.velocity(
                 img, img_ids, t, conditioning=negative, weights=weights, late_text=request.late_text, **same
@@ -155,22 +155,18 @@ def guided(
             without = balance.Weights(mllm=0.0, vae=weights.vae if request.uncond == "full" else 0.0)
             free = dit.velocity(img, img_ids, t, conditioning=conditioning, weights=without, **same)
         free = free.float()
-        return free + request.cfg * (kept - free)
+        return free + request.cfg * (kept - free), kept
 
     return velocity
 
 
 def placed(
-    models: Models,
-    velocity: Callable[[Tensor, int, float], Tensor],
-    times: Sequence[float],
-    vecs: Sequence[Tensor],
-    guidance: float,
-) -> Callable[[Tensor, int, float], Tensor]:
+    models: Models, velocity: Velocity, times: Sequence[float], vecs: Sequence[Tensor], guidance: float
+) -> Velocity:
     """A velocity that first sees to it that the transformer is on the device and, where its modulations were hoisted,
     that the rows of all `times` and pooled vectors are there: another run may have had its turn since the last step."""
 
-    def there(img: Tensor, index: int, t: float) -> Tensor:
+    def there(img: Tensor, index: int, t: float) -> tuple[Tensor, Tensor]:
         models.turns.take("drawing")
         if models.hoisting:
             models.hoisting.prepare(times, vecs, guidance)

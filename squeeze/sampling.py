@@ -76,14 +76,16 @@ class Moved:
     x0: Tensor
 
 
-def denoise(
-    img: Tensor, times: list[float], velocity: Callable[[Tensor, int, float], Tensor], start: int = 0
-) -> Iterator[Moved]:
-    """Euler's method along `times`; `velocity(img, index, t)` gives (B, N, C). Starts at step `start` with `img` as it
-    was there."""
+Velocity = Callable[[Tensor, int, float], tuple[Tensor, Tensor]]  # (img, index, t) -> twice (B, N, C), see denoise
+
+
+def denoise(img: Tensor, times: list[float], velocity: Velocity, start: int = 0) -> Iterator[Moved]:
+    """Euler's method along `times`; `velocity` gives what each step follows, and what foresees the picture: the same,
+    but without guidance, which would exaggerate what is not yet decided. Starts at step `start` with `img` as it was
+    there."""
     for index in range(start, len(times) - 1):
         t, after = times[index], times[index + 1]
-        v = velocity(img, index, t).float()
-        x0 = img - t * v
-        img = img + (after - t) * v
+        v, calm = velocity(img, index, t)
+        x0 = img - t * calm.float()
+        img = img + (after - t) * v.float()
         yield Moved(index=index, t=t, img=img, x0=x0)

@@ -119,8 +119,15 @@ def test_previews_change_nothing(models, request_for):
     assert all(torch.equal(a.img, b.img) for a, b in zip(steps_of(shown), steps_of(hidden), strict=True))
 
 
+def test_previews_leave_guidance_out(models, request_for):
+    """What it enlarges would look loud and speckled long before the end."""
+    plain, strong = (steps_of(generate(models, request_for(cfg=cfg))) for cfg in (1.0, 5.0))
+    assert strong[0].preview == plain[0].preview, "before the first step both foresee the same"
+    assert not torch.equal(strong[0].img, plain[0].img)
+
+
 def test_a_stage_ends_with_what_the_autoencoder_makes_of_it(models, request_for):
-    events = list(generate(models, request_for()))
+    events = list(generate(models, request_for(cfg=1.0)))
     steps = steps_of(events)
     assert steps[-1].preview == events[-1].image, "the last step shows another picture than the finished one"
     times = [step.t for step in steps] + [0.0]
@@ -248,7 +255,7 @@ def test_branches_with_the_same_input_are_one_forward(models, request_for, forwa
         ("drop", 0): 2, ("drop", 2): 2, ("drop", 4): 1, ("keep", 0): 2, ("keep", 2): 2, ("keep", 4): 2,
     }  # fmt: skip
     asked = request_for(balance=(0.0, 0.5, 1.0), uncond="full")
-    found = guided(models.dit, asked, STAGES, grid_ids(2, 4), positive, negative, identity)(noise, 4, 0.5)
+    found, seen = guided(models.dit, asked, STAGES, grid_ids(2, 4), positive, negative, identity)(noise, 4, 0.5)
     alone, other = (
         models.dit.velocity(
             noise, grid_ids(2, 4), 0.5, conditioning=said, identity=identity, weights=Weights(mllm=0.0, vae=1.0),
@@ -257,6 +264,7 @@ def test_branches_with_the_same_input_are_one_forward(models, request_for, forwa
         for said in (positive, negative or positive)
     )  # fmt: skip
     assert torch.equal(found, other + asked.cfg * (alone - other)), "not what two forwards give, bit for bit"
+    assert torch.equal(seen, alone)
 
 
 def test_interleaved_generations_do_not_touch_each_other(models, request_for):

@@ -70,12 +70,19 @@ def test_positions_equal_diffusers(rows, columns):
 @pytest.mark.parametrize("mu", [0.0, 1.15])
 def test_a_perfect_velocity_lands_on_the_picture(steps, mu):
     x0, noise = normal(2, 5, 8, seed=1), normal(2, 5, 8, seed=2)
-    moves = list(denoise(noise, schedule(steps, mu), lambda img, index, t: noise - x0))
+    moves = list(denoise(noise, schedule(steps, mu), lambda img, index, t: (noise - x0,) * 2))
     assert [move.index for move in moves] == list(range(steps))
     assert furthest(moves[-1].img, x0) < 1e-5, "Euler's steps do not add up to the whole way"
     for move in moves:
         assert furthest(move.x0, x0) < 1e-5, "x0 = img - t * velocity must foresee the picture at once"
     assert moves[0].t == pytest.approx(1, abs=1e-12)
+
+
+def test_what_is_followed_and_what_foresees_are_two_things():
+    img, followed, calm = normal(1, 2, 4, seed=1), normal(1, 2, 4, seed=2), normal(1, 2, 4, seed=3)
+    (move,) = denoise(img, [0.8, 0.5], lambda img, index, t: (followed, calm))
+    assert torch.equal(move.img, img + (0.5 - 0.8) * followed)
+    assert torch.equal(move.x0, img - 0.8 * calm)
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
@@ -84,7 +91,7 @@ def test_the_perfect_velocity_has_no_loss_and_the_path_is_the_samplers(t):
     assert flow_loss(noise - x0, x0, noise) == 0, "training and sampling disagree about the velocity's sign"
     assert flow_loss(x0 - noise, x0, noise) > 1
     img = interpolate(x0, noise, torch.full((3,), t))
-    (move,) = denoise(img, [t, 0.0], lambda img, index, t: noise - x0)
+    (move,) = denoise(img, [t, 0.0], lambda img, index, t: (noise - x0,) * 2)
     assert furthest(move.img, x0) < 1e-5, "the trainer's path and the sampler's are not the same"
 
 
@@ -100,7 +107,7 @@ def test_going_on_from_any_step_is_the_same(start):
     times, matrix = schedule(7, 0.6), normal(8, 8) / 3
 
     def velocity(img, index, t):
-        return torch.tanh(img @ matrix) * (index + 1) + t
+        return (torch.tanh(img @ matrix) * (index + 1) + t,) * 2
 
     whole = list(denoise(normal(1, 5, 8), times, velocity))
     again = list(denoise(whole[start - 1].img, times, velocity, start))
@@ -112,7 +119,7 @@ def test_going_on_from_any_step_is_the_same(start):
 
 def test_denoise_is_lazy():
     calls = []
-    moves = denoise(normal(1, 2, 4), schedule(5, 0.0), lambda img, index, t: calls.append(index) or img)
+    moves = denoise(normal(1, 2, 4), schedule(5, 0.0), lambda img, index, t: calls.append(index) or (img, img))
     assert calls == []
     next(moves)
     next(moves)

@@ -252,9 +252,9 @@ class PhasePart:
         velocity = self._velocity(model, batch)
         with_both = Weights(mllm=1.0, vae=float(self.phase == 2))
 
-        def guided(img: Tensor, index: int, t: float) -> Tensor:
-            free = velocity(img, t, Weights(mllm=0.0, vae=0.0))
-            return free + 2.5 * (velocity(img, t, with_both) - free)
+        def guided(img: Tensor, index: int, t: float) -> tuple[Tensor, Tensor]:
+            free, kept = velocity(img, t, Weights(mllm=0.0, vae=0.0)), velocity(img, t, with_both)
+            return free + 2.5 * (kept - free), kept
 
         noise = torch.randn(batch["x0"].shape, generator=torch.Generator().manual_seed(0)).to(self._device)
         *_, last = denoise(noise, schedule(20, self._mu), guided)
