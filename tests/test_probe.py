@@ -21,6 +21,16 @@ def test_reads_any_size_in_ranges():
             assert ((read.confidence[name] > 0) & (read.confidence[name] <= 1)).all()
 
 
+def test_a_picture_and_its_mirror_image_read_the_same():
+    torch.manual_seed(0)
+    probe, pixels = Probe(widths=(4, 4, 4, 4)).eval(), torch.rand(8, 3, 64, 64) * 2 - 1
+    plain, mirrored = probe.read(pixels), probe.read(pixels.flip(-1))
+    for name in HEADS:
+        assert torch.equal(plain.index[name], mirrored.index[name]), name
+        assert torch.allclose(plain.confidence[name], mirrored.confidence[name]), name
+    assert degrees_between(plain.azimuth, -mirrored.azimuth).max() < 0.1, "it turns the other way"
+
+
 def test_loss_ignores_what_is_hidden():
     truth = draw_labelled(8, 0, 64)
     out = Probe(widths=(4, 4, 4, 4))(to_unit(truth["pixels"]))

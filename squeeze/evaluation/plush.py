@@ -33,7 +33,7 @@ from .records import Records
 
 PROMPT = ("place", "facing", "hat", "size")
 JOINT = ("place", "facing", "hat", "body", "pattern")
-JUDGED = 3  # counted up where pictures are judged by other rules
+JUDGED = 4  # counted up where pictures are judged by other rules
 BLOCK = 250  # cases that are drawn together
 CASES_SEED = 77_000_000  # apart from every seed that training draws from
 SELECTION_SEED = 78_500_000  # other cases, to choose weights and settings by, so that no figure is of chosen cases

@@ -70,10 +70,13 @@ class Probe(ModelMixin, ConfigMixin):
 
     @torch.inference_mode()
     def read(self, pixels: Tensor) -> Reading:
-        """Reads pictures (B, 3, H, W) in [-1, 1], of any size."""
-        out = self(at_size(pixels, self.config["size"]).to(self.dtype))
-        sin, cos = out.pop("direction").float().unbind(-1)
-        best = {name: logits.float().softmax(-1).max(-1) for name, logits in out.items()}
+        """Reads pictures (B, 3, H, W) in [-1, 1], of any size; each together with its mirror image, which shows the
+        same toy and scene, turned the other way."""
+        seen = at_size(pixels, self.config["size"]).to(self.dtype)
+        out = {name: both.float().chunk(2) for name, both in self(torch.cat([seen, seen.flip(-1)])).items()}
+        plain, mirrored = out.pop("direction")
+        sin, cos = (plain + mirrored * mirrored.new_tensor([-1, 1])).unbind(-1)
+        best = {name: ((a.softmax(-1) + b.softmax(-1)) / 2).max(-1) for name, (a, b) in out.items()}
         return Reading(
             index={name: value.indices for name, value in best.items()},
             confidence={name: value.values for name, value in best.items()},
