@@ -102,6 +102,8 @@ def test_a_preview_map_keeps_its_linear_part_and_learns_beside_it(tmp_path: Path
     same = {name: torch.equal(value, after[name]) for name, value in before.items()}
     assert [name for name, kept in same.items() if kept] == ["weight", "bias"], "only the network is to learn"
     assert [path.name for path in (tmp_path / "vae").iterdir()] == ["preview.safetensors"]
+    taught = part._seen(0, 4)
+    assert furthest(to_unit(taught["decoded"]), part._vae.decode(taught["latents"])) < 0.01, "the decoder shows else"
 
 
 def test_a_revision_is_of_what_changes_pictures(tmp_path: Path):

@@ -15,20 +15,20 @@ from ..files import whole
 from ..models.parts import PREVIEW, read_map
 from ..models.sources import read_part
 from ..models.vae import PreviewMap, Vae
-from .data import Pool, chunk_seed, draw_labelled, to_unit
+from .data import Pool, chunk_seed, draw_labelled, to_bytes, to_unit
 from .loop import Schedule, read_start, start_of
 from .parts import tile
 
 CHUNK = 256
 HIDDEN = 64  # channels of the network
-NOISE = 0.5  # the most that is added, in deviations of the latents
-CONTRAST = (0.7, 2.6)  # of what guidance makes of them: early latents are larger than a picture's
+NOISE = 0.15  # the most that is added, in deviations of the latents
+CONTRAST = (0.6, 1.1)  # what is foreseen early is smaller than a picture's latents
 BLUR = 5  # positions of a latent that early ones are averaged over, in each direction
 
 
 class PreviewPart:
-    """The network of a preview map. It is shown latents as a sampler foresees them, blurred, too strong and noisy, and
-    is to see the picture they came from, so that what is not yet decided looks soft and not speckled.
+    """The network of a preview map. It is shown latents as a sampler foresees them, blurred, too weak and a little
+    noisy, and is to see what the VAE's decoder makes of them: what is not yet decided looks soft and not speckled.
 
     The linear map, which lies with the VAE in `start`, stays as it is.
     """
@@ -63,20 +63,20 @@ class PreviewPart:
     def _seen(self, seed: int, count: int, held_out: bool = False) -> dict[str, Tensor]:
         pixels = draw_labelled(count, seed, self._size, self._device, held_out)["pixels"]
         latents = torch.cat([self._vae.encode(to_unit(part)) for part in pixels.split(32)])
-        return {"pixels": pixels, "latents": latents}
+        latents = foreseen(latents, torch.Generator().manual_seed(seed))
+        decoded = torch.cat([self._vae.decode(part) for part in latents.split(32)])
+        return {"latents": latents, "decoded": to_bytes((decoded + 1) / 2)}
 
     def loss(self, step: int) -> Tensor:
-        """Mean squared and absolute error of what is seen of latents that were made worse."""
+        """Mean squared and absolute error of what is seen against what the decoder makes of the same latents."""
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
-        generator = torch.Generator().manual_seed(step)
-        pixels, seen = to_unit(batch["pixels"]), self.model.unclamped(foreseen(batch["latents"], generator))
-        return F.mse_loss(seen, pixels) + 0.05 * F.l1_loss(seen, pixels)
+        wanted, seen = to_unit(batch["decoded"]), self.model.unclamped(batch["latents"])
+        return F.mse_loss(seen, wanted) + 0.05 * F.l1_loss(seen, wanted)
 
     def grid(self, model: nn.Module) -> Image.Image:
-        """Held-out renders above, what is seen of their latents made worse below."""
+        """What the decoder makes of held-out renders' latents made worse, and below what is seen of them."""
         drawn = self._seen(7, 16, held_out=True)
-        seen = model(foreseen(drawn["latents"], torch.Generator().manual_seed(0)))
-        return tile(torch.cat([to_unit(drawn["pixels"]), seen]), 16)
+        return tile(torch.cat([to_unit(drawn["decoded"]), model(drawn["latents"])]), 16)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Writes `vae/preview.safetensors`."""
