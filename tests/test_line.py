@@ -120,6 +120,7 @@ def test_leaving_while_waiting_takes_nothing(handlers, form):
     next(first)
     assert next(waiting)[1]["place"] == 1
     waiting.close()
+    assert handlers.visits.newest("bob") is None, "a run that never began takes one's place that is on the page"
     assert list(first)[-1][1]["steps"] == 2, "a visitor who left the line disturbed the one who was running"
     assert not handlers.line.busy
 

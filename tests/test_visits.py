@@ -58,7 +58,7 @@ def test_a_visitor_is_bounded_and_the_oldest_goes_first(begin):
 
 
 def test_a_large_run_takes_nothing_from_the_history(request_for):
-    visits = Visits(per_visitor=60_000)
+    visits = Visits(per_visitor=5_000)  # a reference takes 4,608
     pictures = [random_picture(seed) for seed in range(3)]
     for number in range(3):
         two = request_for(references=(pictures[number], pictures[number - 1]))
@@ -68,6 +68,30 @@ def test_a_large_run_takes_nothing_from_the_history(request_for):
     assert len(visits.thumbnails("ann")) == 3
     for picture in two.references:
         assert visits.reference("ann", content_hash(picture)), "a reference of the newest run is forgotten"
+
+
+def test_runs_that_end_while_they_wait_take_nothing_away(begin):
+    """The page goes on showing the one before, to branch from and to compare with."""
+    visits = Visits(per_visitor=10_000)
+    shown = begin(visits, "ann")
+    visits.finish("ann", shown, random_picture(0), "digest")
+    for _ in range(2 * RUNS):
+        stopped = begin(visits, "ann", steps=0)
+        assert visits.run("ann", shown.id) is shown
+        visits.settle("ann", stopped)
+        assert visits.run("ann", stopped.id) is None
+    for _ in range(2 * RUNS):
+        visits.settle("ann", begin(visits, "ann", steps=1))
+    assert visits.run("ann", shown.id) is None
+    assert visits.newest_picture("ann") is shown.picture, "nothing to compare the next picture with"
+
+
+def test_a_picture_drawn_again_is_the_newest_thumbnail(begin):
+    visits = Visits()
+    run = begin(visits, "ann")
+    for digest in ("a", "b", "a"):
+        visits.finish("ann", run, random_picture(0), digest)
+    assert list(visits.thumbnails("ann")) == ["b", "a"]
 
 
 def test_runs_and_thumbnails_are_bounded_by_number(begin):

@@ -129,6 +129,7 @@ class Handlers:
         except LineError as error:
             yield {parts.status: views.status(str(error), "failed")}
             raise sentence(error) from error
+        run = None
         try:
             run = self.visits.begin(visitor.session, request, plan(self.models.profile, request)[1], trunk, step)
             for ahead in self.line.wait(place):
@@ -148,6 +149,8 @@ class Handlers:
             raise sentence(error) from error
         finally:
             self.line.leave(place)
+            if run is not None:
+                self.visits.settle(visitor.session, run)
         going.over = True
         if not going.finished:
             drawn = {parts.film: film(run)} if run.frames else {}

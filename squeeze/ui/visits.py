@@ -23,7 +23,7 @@ from .views import jpeg_uri
 
 REMEMBERED = 24  # recipes of a visitor's history, and thumbnails beside them
 RUNS = 8  # of a visitor; the page shows the newest, and a page that lags behind may ask for one before
-PER_VISITOR = 24_000_000  # bytes beside the newest run, which takes 26 million for 25 steps at 1024 px, 0.7 at 128
+PER_VISITOR = 24_000_000  # bytes beside the newest run, which takes 31 million for 25 steps at 1024 px, 0.6 at 128
 IN_ALL = 512_000_000  # bytes
 THUMBNAIL = 128  # pixels on the long side
 
@@ -49,25 +49,28 @@ class Run:
 
 class Visit:
     """One visitor's runs and references, by id and by content hash, the oldest first; thumbnails by the hash of their
-    picture."""
+    picture; the latest finished `picture`."""
 
     def __init__(self) -> None:
         self.runs: OrderedDict[str, Run] = OrderedDict()
         self.references: OrderedDict[str, Image.Image] = OrderedDict()
         self.thumbnails: OrderedDict[str, str] = OrderedDict()
+        self.picture: Image.Image | None = None
 
     @property
     def size(self) -> int:
         """Bytes, near enough."""
-        pictures = sum(map(_bytes, self.references.values()))
+        pictures = sum(map(_bytes, [*self.references.values(), *([self.picture] if self.picture else [])]))
         return sum(run.size for run in self.runs.values()) + pictures + sum(map(len, self.thumbnails.values()))
 
     def shrink(self, most: int) -> None:
-        """Forgets what is oldest until `most` bytes are left beside the newest run, which stays with its references."""
-        newest = next(reversed(self.runs.values()), None)
-        most += newest.size if newest else 0
-        needed = len({id(picture) for picture in newest.request.references}) if newest else 0
-        while len(self.runs) > RUNS or (self.size > most and len(self.runs) > 1):
+        """Forgets what is oldest until `most` bytes are left beside the newest run that has steps, whose film the page
+        shows. That one stays, what was begun after it, and the newest one's references."""
+        runs = list(reversed(self.runs.values()))
+        shown = next((number for number, run in enumerate(runs) if run.latents), 0)
+        most += runs[shown].size if runs else 0
+        needed = len({id(picture) for picture in runs[0].request.references}) if runs else 0
+        while len(self.runs) > RUNS or (self.size > most and len(self.runs) > shown + 1):
             self.runs.popitem(last=False)
         while self.size > most and len(self.references) > needed:
             self.references.popitem(last=False)
@@ -108,8 +111,15 @@ class Visits:
         run.picture, thumbnail = picture, jpeg_uri(picture, THUMBNAIL)
         with self._lock:
             if visit := self._visits.get(session):  # else the visitor has left while it was drawn
-                visit.thumbnails[digest] = thumbnail
+                visit.picture, visit.thumbnails[digest] = picture, thumbnail
+                visit.thumbnails.move_to_end(digest)
                 self._bound(session, visit)
+
+    def settle(self, session: str, run: Run) -> None:
+        """Forgets a run that has ended before its first step: the page still shows the one before."""
+        with self._lock:
+            if (visit := self._visits.get(session)) and not run.latents and run.picture is None:
+                visit.runs.pop(run.id, None)
 
     def run(self, session: str, name: str) -> Run | None:
         """A run by its id, if this visitor has it still."""
@@ -127,8 +137,7 @@ class Visits:
         """The visitor's latest finished picture."""
         with self._lock:
             visit = self._visits.get(session)
-            runs = reversed(visit.runs.values()) if visit else ()
-            return next((run.picture for run in runs if run.picture), None)
+            return visit.picture if visit else None
 
     def reference(self, session: str, digest: str) -> Image.Image | None:
         """A reference this visitor has used, by its content hash."""
