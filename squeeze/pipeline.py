@@ -21,7 +21,7 @@ from .models.failures import reason, trouble
 from .models.loading import Models
 from .models.profiles import Profile
 from .previews import preview
-from .recipe import VERSION
+from .recipe import VERSION, plain
 from .request import Request, RequestError, clean_prompt
 from .sampling import Velocity, denoise, draw_noise, grid_ids, schedule, shift_for
 
@@ -201,17 +201,17 @@ def recipe_of(models: Models, request: Request, counts: tuple[int, int, int]) ->
         "revision": models.revision,
         "prompt": clean_prompt(request.prompt),
         "references": [content_hash(picture) for picture in request.references],
-        "balance": list(request.balance),
+        "balance": [plain(b) for b in request.balance],
         "stage_steps": list(counts),
         "steps": request.steps,
-        "cfg": request.cfg,
-        "guidance": request.guidance,
+        "cfg": plain(request.cfg),
+        "guidance": plain(request.guidance),
         "seed": request.seed,
         "height": request.height,
         "width": request.width,
         "uncond": request.uncond,
         "late_text": request.late_text,
-        "earlier": [list(row) for row in request.earlier],
+        "earlier": [[plain(number) for number in row] for row in request.earlier],
         "software": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }
 

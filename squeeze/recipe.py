@@ -51,6 +51,11 @@ def number(text: str) -> int | float | str:
     return text
 
 
+def plain(value: float) -> int | float:
+    """A number as browsers write it, to whom 1.0 is 1 and -0.0 is 0, so that no recipe changes on its way through."""
+    return int(value) if value == int(value) else value
+
+
 def _is_text(value: Any) -> bool:
     """Without control characters, which pasted into a terminal would be keys pressed, and halves of surrogate pairs."""
     return isinstance(value, str) and not any(unicodedata.category(c) in ("Cc", "Cs") for c in value)

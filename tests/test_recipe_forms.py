@@ -1,21 +1,21 @@
 """A recipe as link, command and call gives the same picture with the same recipe, whatever stands in it."""
 
 import json
-import random
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
-from example import RECIPE
+from example import NASTY, RECIPE, random_request
 from tiny import random_picture
 
 from squeeze.cli import _parser, _request
 from squeeze.models.profiles import PROFILES
-from squeeze.pipeline import default_request, plan, recipe_of
+from squeeze.pipeline import plan, recipe_of
 from squeeze.recipe import (
     MAX_TEXT,
     RecipeError,
@@ -25,42 +25,11 @@ from squeeze.recipe import (
     write_png,
 )
 from squeeze.recipe_forms import from_query, to_client, to_command, to_query
-from squeeze.request import MAX_SEED, clean_prompt
+from squeeze.request import clean_prompt
 from squeeze.ui import handlers
 from squeeze.ui.recipes import FORMS, forms
 
-NASTY = [
-    "it's", '"quoted"', "\\", "$(rm -rf /)", "`id`", "${HOME}", "!!", "#", "-rf", "--seed", "~", "*", "{a,b}", "%41",
-    "%", "&seed=1", "a+b", "=", "?", ";", "|", ">", "<script>alert(1)</script>", "玩具", "🏖️", "👩\u200d👧", "é", "ﷺ",
-    "\u2028", "\u202e", "'''", "{prompt!r}", "{}", "%s", ",", ":", "NaN", "null", "1e5", "\\n", "\\u0041", "\U000e0067",
-    "on the beach",
-]  # fmt: skip
-NUMBERS = [0, 1, 0.0, 1.0, 0.5, 0.1 + 0.2, 1e-7, 5e-324, 1 / 3, -0.0]
 MODELS = SimpleNamespace(profile=PROFILES["plush"], revision="c30424b81554")
-
-
-def random_request(seed):
-    """A request the plush profile takes, with whatever a visitor could ask for."""
-    rng = random.Random(seed)
-    steps = rng.randint(1, 100)
-    first = rng.randint(0, steps)
-    second = rng.randint(0, steps - first)
-    branches = sorted(rng.sample(range(1, steps), min(steps - 1, rng.choice([0, 0, 1, 3]))))
-    words = rng.choices(NASTY, k=rng.randint(1, 12) if seed % 10 else 600)
-    return default_request(
-        PROFILES["plush"],
-        prompt=(rng.choice(["", " ", "-"]) + rng.choice(["", " "]).join([*words, "x"]))[:2000],
-        references=(random_picture(seed),),
-        balance=tuple(rng.choice([*NUMBERS, rng.random()]) for _ in range(3)),
-        steps=steps,
-        stage_steps=rng.choice([None, (first, second, steps - first - second)]),
-        cfg=rng.choice([1, 1.0, 2.5, 10, 1 + 9 * rng.random()]),
-        guidance=rng.choice([0, 0.0, 1e-7, 10 * rng.random()]),
-        seed=rng.choice([0, MAX_SEED, rng.randint(0, MAX_SEED)]),
-        uncond=rng.choice(["lean", "full"]),
-        late_text=rng.choice(["drop", "keep"]),
-        earlier=tuple((step, *(rng.choice([*NUMBERS, rng.random()]) for _ in range(3))) for step in branches),
-    )
 
 
 def drawn(request):
@@ -92,7 +61,7 @@ def called(code, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(50))
 def test_fifty_random_recipes_through_every_form(seed, tmp_path, monkeypatch):
-    asked = random_request(seed)
+    asked = random_request(seed, random_picture(seed))
     recipe, reference = drawn(asked), str(tmp_path / "it's $HOME & 100% <toy>.png")
     asked.references[0].save(reference)
     text = to_text(recipe)
@@ -106,8 +75,18 @@ def test_fifty_random_recipes_through_every_form(seed, tmp_path, monkeypatch):
     assert to_text(drawn(called(to_client(recipe, "http://x", reference), monkeypatch))) == text, "through client code"
 
 
+def test_numbers_stand_in_a_recipe_as_browsers_write_them():
+    """Else a recipe that went through a page would be another one, and its PNG another file."""
+    asked = random_request(1, random_picture(1))
+    rows = {"balance": (1.0, -0.0, 0.5), "cfg": 2.0, "guidance": 0.0, "earlier": ((1, 0.0, 1.0, 1e-7),)}
+    whole = {"balance": (1, 0, 0.5), "cfg": 2, "guidance": 0, "earlier": ((1, 0, 1, 1e-7),)}
+    text = to_text(drawn(replace(asked, **rows)))
+    assert text == to_text(drawn(replace(asked, **whole)))
+    assert '"balance": [1, 0, 0.5]' in text
+
+
 def test_the_random_prompts_are_as_nasty_as_they_look():
-    prompts = [clean_prompt(random_request(seed).prompt) for seed in range(50)]
+    prompts = [clean_prompt(random_request(seed, random_picture(seed)).prompt) for seed in range(50)]
     assert max(map(len, prompts)) > 1900
     assert any(prompt.startswith("-") for prompt in prompts)
     assert all(any(clean_prompt(word) in prompt for prompt in prompts) for word in NASTY)
