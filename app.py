@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import shlex
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from squeeze.models.loading import LoadError
     from squeeze.models.profiles import find_profile
     from squeeze.request import RequestError
+    from squeeze.ui.bounds import trim
     from squeeze.ui.page import build, launch
 
     try:
@@ -40,8 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         address = launch(page, flags.host, flags.port, mcp=flags.mcp)
     except OSError:  # taken while the models were loading
         return _refused(PortError(IN_USE.format(host=flags.host, port=flags.port, other=flags.port + 1)))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does
     print(f"The page is open at {address} - Ctrl+C ends it.", flush=True)
-    page.block_thread()
+    try:
+        page.block_thread()
+    finally:
+        trim(page, 0, 0)  # not at the end of the server, which waits for visitors who still listen
     return 0
 
 

@@ -194,7 +194,9 @@ def branched(request: Request, step: int, balance: tuple[float, float, float]) -
 
 
 def recipe_of(models: Models, request: Request, counts: tuple[int, int, int]) -> dict[str, Any]:
-    """Everything that makes the picture again, see recipe.py; `picture`, its hash, is known once it is drawn."""
+    """Everything that makes the picture again, see recipe.py; `picture`, its hash, is known once it is drawn. What no
+    part of the model reads is as the profile has it."""
+    guidance = request.guidance if models.dit.embeds_guidance else models.profile.guidance
     return {
         "version": VERSION,
         "profile": models.profile.name,
@@ -205,7 +207,7 @@ def recipe_of(models: Models, request: Request, counts: tuple[int, int, int]) ->
         "stage_steps": list(counts),
         "steps": request.steps,
         "cfg": plain(request.cfg),
-        "guidance": plain(request.guidance),
+        "guidance": plain(guidance),
         "seed": request.seed,
         "height": request.height,
         "width": request.width,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -13,11 +14,12 @@ from .balance import STAGES, stage_of
 
 MAX_SEED = 2**53 - 1  # the largest integer a browser's number holds exactly
 JOINERS = "\u200c\u200d\ufe0f"  # invisible, but they join emoji, letters of Persian, or choose an emoji's form
+MOST_NAMED = 200  # characters of a value that a sentence names
 TAGS = frozenset(map(chr, range(0xE0020, 0xE0080)))  # spell the flags of regions
 
 SENTENCES: dict[str, str] = {
     "no_reference": "There is no picture of the subject. Upload one, paste one, or pick an example.",
-    "too_many_references": "This profile takes at most {limit} reference pictures; {value} were given. Remove some.",
+    "too_many_references": "There are {value} reference pictures, more than this profile takes: {limit}. Remove some.",
     "not_a_picture": "{value} could not be read as a picture. Use a PNG, JPEG, WEBP, AVIF, GIF, BMP or TIFF.",
     "no_file": "There is no file {value}. Choose a picture that is there.",
     "gone": "{value} is no longer here: an upload is deleted when it has not been used for a while. Upload it again.",
@@ -63,7 +65,16 @@ class RequestError(ValueError):
 
     def __init__(self, code: str, **values: Any) -> None:
         self.code, self.values = code, values
-        super().__init__(SENTENCES[code].format(**values))
+        super().__init__(SENTENCES[code].format(**{name: _short(value) for name, value in values.items()}))
+
+
+def _short(value: Any) -> Any:
+    """A value as a sentence can name it: what anybody may send can be as long as anything."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return value if len(value) <= MOST_NAMED else f"{value[: MOST_NAMED // 2]}…{value[-MOST_NAMED // 2 :]}"
+    return value if isinstance(value, Path) or (is_number(value) and abs(value) < 1e15) else reprlib.repr(value)
 
 
 @dataclass(frozen=True, kw_only=True)

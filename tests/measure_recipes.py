@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -22,8 +21,8 @@ from example import random_request
 from serving import FLAGS, NO_CHROMIUM, chromium, serving
 
 from squeeze.images import open_picture
-from squeeze.models.profiles import ASSETS, PROFILES
-from squeeze.recipe import read_png, to_text
+from squeeze.models.profiles import ASSETS
+from squeeze.recipe import OPTIONS, read_png, to_text
 from squeeze.recipe_forms import to_client, to_command, to_query
 
 ROOT = Path(__file__).parents[1]
@@ -71,11 +70,8 @@ def first(address, number, most):
 
     examples = sorted((ASSETS / "examples").glob("*.png"))
     example = examples[number % len(examples)]
-    profile = PROFILES["plush"]
     request = random_request(number, open_picture(example), most, most_words=200)
-    request = replace(request, guidance=profile.guidance)  # which this profile has no use for and the page no control
-    names = ("prompt", "balance", "stage_steps", "steps", "cfg", "seed", "uncond", "late_text", "earlier")
-    given = {name: getattr(request, name) for name in names}
+    given = {name: getattr(request, name) for name in OPTIONS}
     client = Client(address, verbose=False)
     return Path(client.predict(reference=handle_file(example), **given, api_name="/generate")[0]), example
 

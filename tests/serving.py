@@ -12,6 +12,8 @@ from pathlib import Path
 
 from browsing import EXAMPLE
 
+from squeeze.balance import PRESETS
+
 APP = Path(__file__).parents[1] / "app.py"
 STARTS_WITHIN = 180  # seconds; a busy machine needs half of them
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -76,8 +78,18 @@ def caller(address):
 
     client = Client(address, verbose=False)
 
-    def generate(**changed):
+    def generate(example=EXAMPLE, **changed):
         asked = {"prompt": "in the snow", "balance": [0, 0.5, 1], "steps": 4, "cfg": 2.5, "seed": 1}
-        return client.predict(**{"reference": handle_file(EXAMPLE)} | asked | changed, api_name="/generate")
+        return client.predict(**{"reference": handle_file(example)} | asked | changed, api_name="/generate")
 
     return generate
+
+
+def unlike(number):
+    """What to ask a `caller` for, unlike what any other number below 360 asks for in more than the seed."""
+    examples, balances = sorted(EXAMPLE.parent.glob("*.png")), list(PRESETS.values())
+    return {
+        "example": examples[number % 6], "balance": list(balances[number // 6 % 5]), "cfg": (1, 2.5)[number // 30 % 2],
+        "prompt": ("on the beach", "in the snow", "in a room, with a red hat")[number // 60 % 3],
+        "uncond": ("lean", "full")[number // 180 % 2], "seed": number,
+    }  # fmt: skip

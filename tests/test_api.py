@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 import subprocess
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from browsing import EXAMPLE, SLOW
-from serving import caller, serving
+from serving import caller, serving, unlike
 
 from squeeze.models.profiles import ASSETS, PROFILES
 from squeeze.recipe import read_png, to_text
@@ -37,7 +38,7 @@ def test_the_api_takes_every_option_and_null(server, call):
         "uncond": "full", "late_text": "keep", "height": 128, "width": 128,
     }  # fmt: skip
     path, recipe = call(**options)
-    assert {key: recipe[key] for key in options} == options
+    assert {key: recipe[key] for key in options} == options | {"guidance": PROFILE.guidance}, "this model reads none"
     again = {}
     exec(to_client(recipe, server, str(EXAMPLE)), again)
     assert to_text(again["recipe"]) == to_text(recipe), "the client code of a recipe gave another"
@@ -74,16 +75,10 @@ def test_the_api_reads_recipes(server, call, tmp_path):
         client.predict(file=handle_file(EXAMPLE), api_name="/recipe")
 
 
-SCENES = ("on the beach", "in the snow", "in a room")
-
-
 @pytest.mark.parametrize(("visitors", "each", "steps"), [(3, 1, 12), (6, 4, 4), (20, 1, 2)])
 def test_visitors_at_once_get_what_they_get_alone(server, call, visitors, each, steps):
     """The longer runs overlap; the many ones fill the line at the device."""
-    asked = [
-        [{"prompt": SCENES[(one + n) % 3], "seed": 10 * one + n, "steps": steps} for n in range(each)]
-        for one in range(visitors)
-    ]
+    asked = [[unlike(each * one + n) | {"steps": steps} for n in range(each)] for one in range(visitors)]
     alone = [[Path(call(**picture)[0]).read_bytes() for picture in pictures] for pictures in asked]
     callers = [caller(server) for _ in asked]
 
@@ -219,6 +214,16 @@ def test_a_call_without_the_client(server, call):
     assert "The balance of stage 2" in heard(server, reference=file, balance=[0, float("nan"), 1])
     assert "CFG must be" in heard(server, reference=file, cfg=float("nan"))
     call()
+
+
+@pytest.mark.parametrize("sent", [{}, {"prompt": "in the snow"}, {"reference": {}, "prompt": "x", "foo": 1}])
+def test_a_call_with_the_wrong_arguments_says_which(server, sent):
+    address = f"{server}/gradio_api/call/v2/generate"
+    asked = urllib.request.Request(address, json.dumps(sent).encode(), {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(asked)
+    assert caught.value.code == 422
+    assert ("foo" if "foo" in sent else "required argument") in json.load(caught.value)["error"]
 
 
 def test_a_file_of_the_server_is_no_upload(server):

@@ -11,6 +11,7 @@ from browsing import (
     chosen,
     drawn,
     ended,
+    filled,
     set_steps,
     shown_recipe,
     sliders,
@@ -53,6 +54,15 @@ def test_the_film_is_scrubbed_and_a_frame_branched_from(page):
     assert page.locator(".frame[aria-pressed=true]").count() == 0
     frames.nth(2).click()
     page.wait_for_selector("#branch:enabled:has-text('after step 3')")
+    page.wait_for_timeout(600)  # no double click
+    frames.nth(2).click()
+    page.wait_for_selector(".status .line:has-text('Ready when you are')")
+    assert page.is_disabled("#branch")
+    page.wait_for_timeout(600)
+    frames.nth(2).dblclick()
+    page.wait_for_selector("#branch:enabled:has-text('after step 3')")
+    page.wait_for_timeout(300)
+    assert frames.nth(2).get_attribute("aria-pressed") == "true", "a double click took back what it chose"
     set_steps(page, 4)  # the branch is of six steps all the same, and then the page says so
     page.click("#preset label:has(input[value=identity])")
     start(page, "#branch")
@@ -65,13 +75,36 @@ def test_the_film_is_scrubbed_and_a_frame_branched_from(page):
     tab(page, "Compare")
     page.wait_for_selector("#compare img >> nth=1")
     old = sides(page)
-    assert [*map(pixels, old)] == [pixels(branch)] * 2
+    assert [*map(pixels, old)] == [pixels(final), pixels(branch)], "a picture drawn again is compared with itself"
     set_steps(page, 3)
     newest = drawn(page)
     page.wait_for_function(
         "old => [...document.querySelectorAll('#compare img')].some(img => !old.includes(img.src))", arg=old
     )
     assert {*map(pixels, sides(page))} == {pixels(branch), pixels(newest)}, "two other pictures are compared"
+
+
+def test_the_film_grows_with_the_run_and_what_is_pointed_at_stays(page):
+    ask(page, steps=100)
+    start(page)
+    filled(page, 12)
+    frames = page.locator(".frame")
+    page.wait_for_function("document.querySelectorAll('.frame').length >= 10")
+    frames.nth(2).hover()
+    src = frames.nth(2).locator("img").get_attribute("src")
+    page.wait_for_function("src => document.querySelector('#view img').src === src", arg=src)
+    steps = page.locator(".timeline .steps i.on").count()
+    filled(page, steps + 5)
+    assert page.get_attribute("#view img", "src") == src, "the live preview took its place"
+    frames.nth(1).click()
+    page.wait_for_timeout(200)
+    assert page.is_disabled("#branch")
+    assert page.get_attribute(".status", "data-state") == "busy", "the page no longer says how far the run is"
+    page.mouse.move(2, 2)
+    assert ended(page).startswith("Done in")
+    assert frames.count() == 100
+    assert frames.nth(99).get_attribute("aria-label") == "Step 100 of 100, Identity"
+    assert page.get_attribute("#view img", "alt").startswith("The finished picture")
 
 
 def sides(page):

@@ -41,6 +41,15 @@ def test_stop_while_waiting_leaves_the_line(handlers, form):
     assert not handlers.line.busy
 
 
+def test_stop_at_the_last_step_lets_the_picture_come(handlers, form):
+    going, shown = Going(), {}
+    for change in handlers.run(PARTS, form(), ANN, going):
+        shown |= change
+        going.stopped = len(handlers.visits.newest("ann").latents) == 6
+    assert going.finished, "all is drawn, and there is no picture"
+    assert 'data-state="done"' in shown["status"]
+
+
 def test_stop_takes_no_finished_picture_back(handlers, form):
     going, last = Going(), {}
     for change in handlers.run(PARTS, form(), ANN, going):
@@ -233,7 +242,9 @@ def test_an_upload_that_is_used_does_not_age_and_one_that_is_gone_is_said_to_be(
 
 @pytest.mark.parametrize("steps", [0, None, 101, "many"])
 def test_a_wrong_number_of_steps_is_named_though_the_borders_were_moved(handlers, form, steps):
-    with pytest.raises(gr.Error, match=f"Steps must be a whole number from 1 to 100, not {steps}"):
+    with pytest.raises(
+        gr.Error, match=f"Steps must be a whole number from 1 to 100, not {'nothing' if steps is None else steps}"
+    ):
         run(handlers, form(counts=(13, 6, 6), steps=steps))
 
 

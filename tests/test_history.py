@@ -1,6 +1,6 @@
 """The history of a visit, in the browser: over a reload, in two tabs, cleared, and with rubbish in its place."""
 
-from browsing import ask, drawn, ended, line, noise, pick, reload, set_steps, start
+from browsing import ask, drawn, ended, line, noise, opened, pick, reload, set_steps, start
 
 
 def test_the_history_of_a_visit(page):
@@ -74,6 +74,28 @@ def test_two_tabs_of_a_browser_share_one_history(visit):
     first.wait_for_selector("#history .none")
     reload(first)
     first.wait_for_selector("#history .none")
+
+
+DENIED = """Object.defineProperty(window, 'localStorage', {
+    get() { throw new DOMException('denied', 'SecurityError') }, configurable: true,
+})"""
+
+
+def test_where_the_browser_denies_its_storage_the_history_lasts_as_long_as_the_page(server, browser):
+    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    context.add_init_script(DENIED)
+    page = opened(server, context)
+    ask(page, steps=2)
+    drawn(page)
+    page.wait_for_selector(".past img")
+    page.fill("#prompt textarea", "something else")
+    page.click(".past")
+    page.wait_for_selector(".status .line:has-text('The recipe is back')")
+    reload(page)
+    page.wait_for_timeout(300)
+    assert page.locator(".past").count() == 0
+    assert not page.written
+    context.close()
 
 
 def test_rubbish_in_the_browsers_storage_does_no_harm(page):

@@ -92,6 +92,12 @@ def test_presets_set_the_sliders_and_sliders_the_preset(idle):
         for stage, b in enumerate(PRESETS[name], 1):
             page.wait_for_function(f"document.querySelector('#balance-{stage} input').value == {b}")
         assert sliders(page) == PRESETS[name], f"preset {name}"
+    page.focus("#preset input:checked")
+    page.keyboard.press("ArrowRight")  # one choice of several: the arrows go through it
+    page.wait_for_selector("#preset label.selected:has(input[value=both])")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.querySelector('#balance-2 input').value == 0")
+    page.wait_for_selector("#preset label.selected:has(input[value=meaning])")
     page.focus("#balance-2 input[type=range]")
     page.keyboard.press("ArrowRight")
     page.wait_for_selector("#preset label.selected:has(input[value=custom])")
@@ -252,6 +258,27 @@ def test_slider_preset_timeline_and_steps_agree(page):
     set_steps(page, 25)
     agreed(page, (0, 0, 0), counts, "meaning")
     assert len(asked) < 20, f"{len(asked)} requests: the parts feed each other"
+
+
+def test_what_is_typed_into_a_slider_is_within_its_bounds_at_once(page):
+    """Gradio brings it there only when the box is left, and tells nobody."""
+    set_steps(page, 25)
+    page.press(".timeline .edge >> nth=0", "ArrowRight")  # borders moved by hand follow as well
+
+    def typed(name, text):
+        page.click(f"#{name} input[type=number]")
+        page.keyboard.press("Control+a")
+        page.keyboard.press("Delete")
+        page.keyboard.type(text)
+        page.keyboard.press("Tab")
+
+    for text, b, preset in (("7", 1, "custom"), ("-1", 0, "custom"), ("0.5", 0.5, "paper"), ("", 0, "custom")):
+        typed("balance-2", text)
+        agreed(page, (0, b, 1), (13, 6, 6), preset)
+    for text, number in (("150", 100), ("0", 1), ("12", 12), ("", 1)):
+        typed("steps", text)
+        page.wait_for_function(f"document.querySelectorAll('.timeline .steps i').length === {number}")
+        agreed(page, (0, 0, 1), cells(page), "custom")
 
 
 def test_moved_borders_are_the_recipes_and_what_is_changed_during_a_run_stays(page):

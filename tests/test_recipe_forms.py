@@ -29,7 +29,7 @@ from squeeze.request import clean_prompt
 from squeeze.ui import handlers
 from squeeze.ui.recipes import FORMS, forms
 
-MODELS = SimpleNamespace(profile=PROFILES["plush"], revision="c30424b81554")
+MODELS = SimpleNamespace(profile=PROFILES["plush"], revision="c30424b81554", dit=SimpleNamespace(embeds_guidance=True))
 
 
 def drawn(request):

@@ -56,6 +56,25 @@ def test_bad_input_is_refused_with_its_own_code(code, field, value):
     )
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"stage_steps": (1,) * 8000}, {"balance": [0.5] * 8000}, {"seed": 10**4000}, {"uncond": "x" * 9000},
+        {"height": "9" * 9000}, {"earlier": (("y" * 9000,),)}, {"steps": {"a": ["z" * 9000] * 99}},
+    ],
+    ids=lambda asked: next(iter(asked)),
+)  # fmt: skip
+def test_a_sentence_stays_one_whatever_was_sent(asked):
+    with pytest.raises(RequestError) as caught:
+        replace(GOOD, **asked).checked(LIMITS)
+    assert len(str(caught.value)) < 400
+
+
+def test_nothing_is_called_nothing():
+    with pytest.raises(RequestError, match="not nothing"):
+        replace(GOOD, seed=None).checked(LIMITS)
+
+
 @pytest.mark.parametrize("name", PROFILES)
 @pytest.mark.parametrize("side", ["height", "width"])
 def test_sizes_of_every_row(name, side):

@@ -266,6 +266,29 @@ def test_the_recipe_is_downloaded_as_json(page, made, tmp_path):
     assert read_file(tmp_path / "got.json") == made[1]
 
 
+def test_a_picture_drawn_again_leaves_the_comparison_as_it_is(visit, made):
+    page = visit()
+    ask(page, steps=2)
+    drawn(page)
+    drop(page, made[0])
+    page.wait_for_selector(f".status .line:has-text('{SAID}')")
+    drawn(page)
+
+    def compared():
+        return page.locator("#compare img").evaluate_all("all => all.map(img => img.src)")
+
+    tab(page, "Compare")
+    page.wait_for_selector("#compare img >> nth=1")
+    before = compared()
+    for press in ("#generate", "#verify"):
+        tab(page, "Recipe")
+        start(page, press)
+        ended(page)
+        tab(page, "Compare")
+        page.wait_for_timeout(300)
+        assert compared() == before, f"{press} compares the picture with itself"
+
+
 def test_verify_says_identical_or_names_what_differs(visit, made):
     page = visit()
     path, recipe, _ = made

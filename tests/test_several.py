@@ -70,7 +70,7 @@ def test_the_api_takes_more_references(address, subjects):
     exec(to_client(recipe, address, *map(str, subjects)), again)
     assert again["recipe"] == recipe
     for wrong, said in (
-        (more * 2, "at most 3 reference pictures; 5 were given"),
+        (more * 2, "5 reference pictures, more than this profile takes: 3"),
         (["a bear"], "more could not be read"),
     ):
         with pytest.raises(Exception, match=said):

@@ -11,6 +11,7 @@ import ctypes
 import itertools
 import os
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -22,16 +23,18 @@ MOST = 2_000_000_000  # bytes of the disk for uploads and pictures together
 OLDEST = 3600.0  # seconds since a file was last used
 EVERY = 2.0  # seconds between two looks
 HOLES = 15  # looks until free memory is given back: what a run needs again costs it some milliseconds
+STALLED = 60.0  # seconds without a byte after which an upload counts as cut off
 FOLDER = 4096  # bytes that the folder of each file takes
 
 
 def trim(page: gr.Blocks, most: int, oldest: float) -> int:
     """Deletes a page's files not used for `oldest` seconds, then those not used for longest until the others take at
     most `most` bytes of the disk; gives the bytes freed. What gradio keeps for its components stays and does not
-    count."""
+    count; uploads that were cut off, which it forgets, do."""
     stays: set[str] = set().union(*(getattr(block, "keep_in_cache", ()) for block in page.blocks.values()))
     found: list[tuple[float, int, str]] = []
-    for path in set().union(*(files.copy() for files in page.temp_file_sets)) - stays:
+    known: set[str] = set().union(*(files.copy() for files in page.temp_file_sets))
+    for path in known.union(_cut_off(page.GRADIO_CACHE)) - stays:
         with suppress(OSError):  # deleted since
             held = os.lstat(path)
             found.append((held.st_ctime, held.st_blocks * 512 + FOLDER, path))
@@ -41,11 +44,24 @@ def trim(page: gr.Blocks, most: int, oldest: float) -> int:
             break
         with suppress(OSError):  # deleted since, or something else lies in its folder
             os.remove(path)
-            os.rmdir(os.path.dirname(path))
+            if path in known:
+                os.rmdir(os.path.dirname(path))
         for files in page.temp_file_sets:
             files.discard(path)
         freed += size
     return freed
+
+
+def _cut_off(folder: str) -> list[str]:
+    """Uploads to `folder` that broke off: files by their first name (see gradio's NamedTemporaryFile) that have not
+    grown for a while."""
+    with suppress(OSError), os.scandir(folder) as entries:  # there is no folder before the first upload
+        return [
+            entry.path for entry in entries
+            if entry.name.startswith(tempfile.gettempprefix()) and entry.is_file(follow_symlinks=False)
+            and time.time() - entry.stat().st_mtime > STALLED
+        ]  # fmt: skip
+    return []
 
 
 def prune(page: gr.Blocks) -> None:
@@ -67,7 +83,7 @@ def give_back() -> None:
 
 def bounded(page: gr.Blocks) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     """A lifespan for the page's app, in which its files are held within MOST bytes and OLDEST seconds, visits are
-    pruned and free memory is given back; no file outlives it."""
+    pruned and free memory is given back."""
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -80,10 +96,7 @@ def bounded(page: gr.Blocks) -> Callable[[Any], AbstractAsyncContextManager[None
                     await asyncio.to_thread(give_back)
 
         task = asyncio.create_task(look())
-        try:
-            yield
-        finally:
-            task.cancel()
-            trim(page, 0, 0)
+        yield
+        task.cancel()
 
     return lifespan

@@ -1,4 +1,5 @@
-// The filmstrip: pointing at a frame shows it large, the arrows walk along, a click chooses where to branch.
+// The filmstrip: pointing at a frame shows it large, the arrows walk along, a click chooses where to branch. It grows by
+// each preview that comes to the page, so that none travels twice; when the run ends the server sends it whole.
 const frames = () => [...element.querySelectorAll('.frame')];
 const large = () => document.querySelector('#view img');
 
@@ -21,12 +22,42 @@ function walk(frame) {
     show(frame);
 }
 
+function grow({src, alt, dataset: {step, stage}}) {
+    const strip = element.querySelector('.film');
+    if (!step || !strip || strip.dataset.done === 'true' || element.querySelector(`.frame[data-step="${step}"]`)) return;
+    strip.querySelector('.none')?.remove();
+    const frame = document.createElement('button');
+    Object.assign(frame, {type: 'button', className: `frame stage-${stage}`, title: alt, tabIndex: -1});
+    frame.dataset.step = step;
+    frame.setAttribute('aria-label', alt);
+    frame.setAttribute('aria-pressed', 'false');
+    frame.append(Object.assign(new Image(), {src, alt: ''}));
+    strip.append(frame);
+    if (!strip.matches(':hover')) strip.scrollLeft = strip.scrollWidth; // the newest is in sight
+}
+
+// While a run goes on each preview is a new picture; what is pointed at stays large all the same.
+const previews = new MutationObserver(() => {
+    const view = large();
+    if (!view) return;
+    delete view.dataset.last;
+    delete view.dataset.words;
+    grow(view);
+    const held = element.querySelector('.frame:hover, .frame:focus-visible');
+    if (held) show(held);
+});
+(function listen() { // the picture may come to the page after the film
+    const view = document.querySelector('#view');
+    if (view) previews.observe(view, {subtree: true, childList: true, attributeFilter: ['data-step']});
+    else requestAnimationFrame(listen);
+})();
+
 element.addEventListener('pointerover', (event) => show(event.target.closest('.frame') ?? chosen()));
 element.addEventListener('pointerleave', () => show(chosen()));
 element.addEventListener('focusout', () => show(chosen()));
 element.addEventListener('click', (event) => {
     const frame = event.target.closest('.frame');
-    if (!frame) return;
+    if (!frame || event.detail > 1) return; // the second click of a double one takes nothing back
     const again = frame === chosen();
     const held = again || 'end' in frame.dataset ? null : frame;
     for (const other of frames()) other.setAttribute('aria-pressed', String(other === held));

@@ -102,7 +102,7 @@ class Handlers:
             if None in found:
                 raise RecipeError(recipes.missing(recipe, found, texts.NOT_VERIFIED))
             request = recipes.requested(recipe, self.models.profile, tuple(one.picture for one in found if one))
-            theirs = {parts.recipe, *parts.forms.values()}
+            theirs = {parts.recipe, parts.compare, *parts.forms.values()}
         except (RequestError, RecipeError) as error:
             yield {parts.status: views.status(str(error), "failed")}
             raise sentence(error) from error
@@ -140,7 +140,7 @@ class Handlers:
                 yield begin(run, parts, trunk is not None)
                 with closing(self.events(request, place, resume)) as events:
                     for changes in show(events, run, self.visits, visitor, parts):
-                        if going.stopped and run.picture is None:
+                        if going.stopped and len(run.latents) < request.steps:
                             break
                         going.finished = going.over = run.picture is not None
                         yield changes
@@ -154,7 +154,7 @@ class Handlers:
         going.over = True
         if not going.finished:
             drawn = {parts.film: film(run)} if run.frames else {}
-            yield {parts.status: views.status(texts.STOPPED, "stopped"), **drawn}
+            yield {parts.status: views.status(texts.STOPPED if drawn else texts.LEFT_LINE, "stopped"), **drawn}
 
     def events(self, request: Request, place: Place, resume: Resume | None = None) -> Iterator[Event]:
         """The events of a run whose turn it is; the line hears how long its steps take, way to the visitor included."""
@@ -240,8 +240,10 @@ class Handlers:
     def choose(self, parts: Parts, run: Any, step: Any, session: str) -> Shown:
         """A frame of the filmstrip was picked to branch from, or let go (`step` is null). Anything may be sent."""
         kept = self.visits.run(session, run) if isinstance(run, str) else None
+        if step is None:
+            return unchosen(parts) | {parts.status: views.status(texts.READY, "idle")}
         if kept is None or not is_whole(step) or not 1 <= step <= len(kept.latents):
-            return unchosen(parts)
+            return unchosen(parts) | {parts.status: views.status(str(RequestError("no_run")), "failed")}
         left = kept.request.steps - step
         if left == 0:
             return unchosen(parts) | {parts.status: views.status(texts.LAST_STEP, "idle")}

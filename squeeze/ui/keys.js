@@ -1,6 +1,7 @@
 // Ctrl+Enter (Cmd+Enter) generates from anywhere, Escape stops; the buttons' titles say so. And what gradio leaves to
-// the mouse: the border of the comparison moves by keys, and folding parts say whether they are open. And where the
-// preview stands below Generate and is cut off, as on a phone, the page scrolls when a run starts, so that both show.
+// the mouse: the border of the comparison moves by keys, so does a choice of several, and folding parts say whether they
+// are open. And where the preview stands below Generate and is cut off, as on a phone, the page scrolls when a run
+// starts, so that both show.
 () => {
     const keys = {generate: ['Ctrl+Enter or ⌘+Enter', 'Control+Enter Meta+Enter'], stop: ['Esc', 'Escape']};
     const button = (name) => document.getElementById(name);
@@ -50,6 +51,8 @@
             if (part.getAttribute(name) !== String(value)) part.setAttribute(name, value);
     };
     const tell = () => {
+        for (const choice of ['preset', 'uncond', 'late-text']) // gradio gives each of its buttons a name of its own
+            for (const one of document.querySelectorAll(`#${choice} input`)) set(one, {name: choice});
         for (const fold of document.querySelectorAll('button.label-wrap'))
             set(fold, {'aria-expanded': fold.classList.contains('open')});
         if (!border() || !upper()) return;
@@ -59,8 +62,8 @@
             'aria-valuemax': 100, 'aria-valuenow': now, 'aria-valuetext': `${now} % of the picture before`,
         });
     };
-    const watched = {subtree: true, childList: true, attributes: true, attributeFilter: ['class', 'style']};
-    for (const part of ['advanced', 'about', 'compare', 'more'].map(button))
+    const watched = {subtree: true, childList: true, attributes: true, attributeFilter: ['class', 'style', 'name']};
+    for (const part of ['preset', 'advanced', 'about', 'compare', 'more'].map(button))
         if (part) new MutationObserver(tell).observe(part, watched);
     tell();
 }

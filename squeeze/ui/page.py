@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi import Request
+from fastapi.responses import JSONResponse
 
 from ..balance import PRESETS, preset_of
 from ..images import MAX_BYTES
@@ -49,6 +51,17 @@ const channel = new BroadcastChannel({json.dumps(HISTORY_KEY)});
 channel.onmessage = (message) => trigger('told', {{past: message.data}});
 window.squeezeTold = (past) => channel.postMessage(past);
 """
+
+
+# Where a browser denies its storage, as to a page in another's frame, the history lasts as long as the page.
+STORAGE = """try { localStorage.length } catch {
+    const kept = new Map();
+    Object.defineProperty(window, 'localStorage', {value: {
+        getItem: (key) => kept.get(key) ?? null, setItem: (key, value) => kept.set(key, String(value)),
+        removeItem: (key) => kept.delete(key), clear: () => kept.clear(), key: (n) => [...kept.keys()][n] ?? null,
+        get length() { return kept.size },
+    }});
+}"""
 
 
 def build(models: Models) -> gr.Blocks:
@@ -92,15 +105,24 @@ def launch(page: gr.Blocks, host: str, port: int, *, mcp: bool = False) -> str:
     _, address, _ = page.launch(
         server_name=host, server_port=port, ssr_mode=False, run_history=False, footer_links=["api"],
         share=False, quiet=True, prevent_thread_lock=True, mcp_server=mcp,
-        max_file_size=2 * MAX_BYTES, allowed_paths=[str(EXAMPLES)], app_kwargs={"lifespan": bounded(page)},
+        max_file_size=2 * MAX_BYTES, allowed_paths=[str(EXAMPLES)],
+        app_kwargs={"lifespan": bounded(page), "exception_handlers": {TypeError: _wrong_arguments}},
         theme=theme(), css_paths=[HERE / f"{name}.css" for name in ("style", "check", "crop", "film")],
-        js=(HERE / "keys.js").read_text(),
+        js=(HERE / "keys.js").read_text(), head=f"<script>{STORAGE}</script>",
     )  # fmt: skip
     if mcp:
         server = page.mcp_server_obj
         server._execute_tool_without_progress = _outputs
+        server.postprocess_output_data = partial(_told, server.postprocess_output_data)
         server.convert_strings_to_filedata = partial(_files, page, server.convert_strings_to_filedata)
     return address
+
+
+def _wrong_arguments(request: Request, error: TypeError) -> JSONResponse:
+    """A call whose arguments are not those of the endpoint, which gradio (6.31) takes for a fault of the server."""
+    if "/gradio_api/call/" not in request.url.path:
+        raise error
+    return JSONResponse({"error": str(error)}, 422)
 
 
 def _files(
@@ -124,6 +146,12 @@ async def _outputs(job: Any) -> list[Any]:
                 raise RuntimeError(update.outputs.get("error") or "The run failed.")
             return update.outputs["data"]
     raise job.exception() or RuntimeError("The run ended without a picture.")
+
+
+def _told(tell: Callable[[Any, str], Any], outputs: list[Any], address: str) -> Any:
+    """What an agent is told of a run: files as gradio does, a recipe as JSON, which gradio would write as Python."""
+    plain = [output if "path" in output else json.dumps(output, ensure_ascii=False) for output in outputs]
+    return tell(plain, address)
 
 
 def _ask(handlers: Handlers) -> tuple[dict[str, Any], list[Subject], gr.HTML, tuple[gr.Button, gr.Button]]:

@@ -16,6 +16,7 @@ import gradio as gr
 from ..balance import PRESETS, preset_of, stage_of
 from ..checks import near_copy
 from ..events import Encoded, Event, Finished, StepDone
+from ..images import content_hash
 from ..recipe import Made, write_png
 from ..request import Request
 from . import recipes, texts, views
@@ -121,16 +122,18 @@ def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, pa
                 uri = views.jpeg_uri(event.preview)
                 run.latents.append(event.img)
                 run.frames.append(uri)
-                changes[parts.view] = views.picture(uri, f"The picture as foreseen at step {done}", "running")
+                alt = f"The picture as foreseen at step {done}"
+                changes[parts.view] = views.picture(uri, alt, "running", done, event.stage)
                 if done == sum(counts[: event.stage + 1]):
                     ends[event.stage] = uri
-                    changes |= {parts.kept: views.kept(ends), parts.film: film(run)}
+                    changes[parts.kept] = views.kept(ends)
             yield changes
         elif isinstance(event, Finished):
             with written(event) as made:
                 uri = views.png_uri(made.path)
                 ends[max(stage for stage, count in enumerate(counts) if count)] = uri
                 before = visits.newest_picture(visitor.session)
+                again = before is not None and content_hash(before) == event.recipe["picture"]
                 visits.finish(visitor.session, run, event.image, event.recipe["picture"])
                 yield {
                     parts.view: views.picture(uri, f"The finished picture: {run.request.prompt}", "done"),
@@ -138,7 +141,7 @@ def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, pa
                     parts.status: closing(event, run, unknown),
                     parts.download: gr.DownloadButton(value=str(made.path), interactive=True),
                     parts.film: film(run),
-                    parts.compare: (before, event.image) if before else gr.skip(),
+                    parts.compare: gr.skip() if before is None or again else (before, event.image),
                     parts.recipe: event.recipe,
                     **recipes.forms(event.recipe, visitor.page, parts.forms),
                 }

@@ -50,9 +50,12 @@ def empty() -> str:
     return f'<figure class="view" data-state="empty">{BEAR}<figcaption>{texts.EMPTY}</figcaption></figure>'
 
 
-def picture(uri: str, alt: str, state: str) -> str:
-    """The picture's box; `state` is running or done. Decoded in step with the page, so frames do not flash."""
-    return f'<figure class="view" data-state="{state}"><img src="{uri}" alt="{escape(alt)}" decoding="sync"></figure>'
+def picture(uri: str, alt: str, state: str, step: int | None = None, stage: int = 0) -> str:
+    """The picture's box; `state` is running or done. Decoded in step with the page, so frames do not flash. Of a
+    preview, `step` (from 1) and `stage` let the filmstrip grow by it, see film.js."""
+    frame = "" if step is None else f' data-step="{step}" data-stage="{stage + 1}"'
+    image = f'<img src="{uri}" alt="{escape(alt)}" decoding="sync"{frame}>'
+    return f'<figure class="view" data-state="{state}">{image}</figure>'
 
 
 def kept(uris: Sequence[str | None]) -> str:

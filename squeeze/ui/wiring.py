@@ -17,7 +17,7 @@ from . import recipes, subjects, texts, views
 from .film import history
 from .handlers import Going, Handlers
 from .sent import from_json
-from .show import Parts, Shown, Visitor
+from .show import Parts, Shown, Visitor, unchosen
 from .subjects import Subject
 from .timeline import read_balance, rest, state
 
@@ -26,24 +26,31 @@ QUEUED: dict[str, Any] = {  # without the queue a gr.Warning is lost, and a gr.E
     "api_visibility": "private", "show_progress": "hidden", "preprocess": False, "concurrency_limit": None,
 }  # fmt: skip
 
-TO_TIMELINE = "(now, ...balance) => ({...now, balance, earlier: []})"
+# A slider's box may hold anything while it is typed into, null where it is empty. Gradio brings it within its bounds
+# once it is left, and tells nobody: what follows from it takes the same at once.
+WITHIN = "(typed, least, most) => Math.min(Math.max(typed, least), most)"
+TO_TIMELINE = f"(now, ...typed) => ({{...now, balance: typed.map((b) => ({WITHIN})(b, 0, 1)), earlier: []}})"
 FROM_TIMELINE = "(now) => now.balance"
 PRESET_TO_SLIDERS = f"(name, ...now) => ({json.dumps(PRESETS)})[name] ?? now"
 PRESET_TO_TIMELINE = f"""(name, now) => {{
     const balance = ({json.dumps(PRESETS)})[name];
     return balance ? {{...now, balance, earlier: []}} : now;
 }}"""
-SLIDERS_TO_PRESET = f"""(...now) => Object.entries({json.dumps(PRESETS)})
-    .find(([_, preset]) => preset.every((b, stage) => b === now[stage]))?.[0] ?? {json.dumps(texts.CUSTOM)}"""
+SLIDERS_TO_PRESET = f"""(...typed) => {{
+    const now = typed.map((b) => ({WITHIN})(b, 0, 1));
+    const found = Object.entries({json.dumps(PRESETS)}).find(([_, preset]) => preset.every((b, i) => b === now[i]));
+    return found?.[0] ?? {json.dumps(texts.CUSTOM)};
+}}"""
 TIMELINE_TO_PRESET = f"(now) => ({SLIDERS_TO_PRESET})(...now.balance)"
 STOPPING = f"""(status) => [
     {{__type__: "update", interactive: false}},
     status.includes('data-state="busy"') ? {json.dumps(views.status(texts.STOPPING, "busy"))} : status,
 ]"""
-STEPS_TO_TIMELINE = """(steps, now) => {
+STEPS_TO_TIMELINE = f"""(typed, now) => {{
+    const steps = ({WITHIN})(typed, 1, MOST);
     const counts = (TABLE)[steps], total = now.counts.reduce((sum, count) => sum + count);
-    return counts && total !== steps ? {...now, counts, touched: false, earlier: []} : now;
-}"""
+    return counts && total !== steps ? {{...now, counts, touched: false, earlier: []}} : now;
+}}"""
 
 
 def pictures(handlers: Handlers, asked: Sequence[Subject], gallery: gr.HTML, parts: Parts, going: gr.State) -> None:
@@ -120,7 +127,7 @@ def balance(handlers: Handlers, parts: Parts) -> None:
         slider.input(fn=None, js=TO_TIMELINE, inputs=[control, *sliders], outputs=control)
     control.input(fn=None, js=FROM_TIMELINE, inputs=control, outputs=sliders)
     control.input(fn=None, js=TIMELINE_TO_PRESET, inputs=control, outputs=preset)
-    by_steps = STEPS_TO_TIMELINE.replace("TABLE", json.dumps(table))
+    by_steps = STEPS_TO_TIMELINE.replace("TABLE", json.dumps(table)).replace("MOST", str(profile.limits.steps))
     steps.input(fn=None, js=by_steps, inputs=[steps, control], outputs=control)
     again = [control.input, *(side.change for side in size), *([steps.input] if size else [])]
     gr.on(
@@ -212,8 +219,10 @@ def runs(
             handlers.line.wake()
 
     def pick(event: gr.EventData, request: gr.Request, before: Any) -> Shown:
-        step = getattr(event, "step", None) if resting(before) else None  # while a run goes there is nothing to branch
-        return handlers.choose(parts, getattr(event, "run", None), step, str(request.session_hash))
+        if not resting(before):  # while a run goes there is nothing to branch
+            return unchosen(parts)
+        run, step = (getattr(event, name, None) for name in ("run", "step"))
+        return handlers.choose(parts, run, step, str(request.session_hash))
 
     rested = [*vars(buttons).values(), parts.timeline, going]
     past = [source["past"], source["history"]]
