@@ -178,6 +178,7 @@ def test_evaluate_parts_measures_each(capsys: pytest.CaptureFixture[str]):
     assert math.isfinite(figures["vae_psnr_db"])
     assert 0 <= figures["mllm_questions"]["all"] <= 1
     assert 0 <= figures["probe"]["facing_error_degrees"] <= 180
+    assert 0 <= figures["probe"]["proportions_off"] < 0.25, "the shipped probe sees no proportions"
 
 
 def test_a_stop_ends_with_130_and_a_checkpoint(tmp_path: Path):

@@ -12,7 +12,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def row(balance, prompt, identity):
-    near = {"prompt_mean": prompt, "identity_mean": identity}
+    near = {"prompt_mean": prompt, "identity_mean": identity, "proportions_off": 0.3}
     within = {f"{key}_interval": value and [value - 0.02, value + 0.02] for key, value in near.items()}
     return {"asked": {"balance": balance}} | near | within
 

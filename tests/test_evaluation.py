@@ -108,18 +108,31 @@ def test_results_of_another_run_are_refused(tmp_path, capsys):
     other = Path(shutil.copytree(ASSETS, tmp_path / "other"))
     trained = json.loads((other / "training.json").read_text())
     (other / "training.json").write_text(json.dumps(trained | {"revision": "0123456789ab"}))
-    judged = Path(shutil.copytree(ASSETS, tmp_path / "judged"))
-    weights = next((judged / "probe").glob("*.safetensors"))
-    save_file({name: tensor * 1.5 for name, tensor in load_file(weights).items()}, weights)
     capsys.readouterr()
     for more, says in (
         (["--weights", str(other)], '"0123456789ab" now'),
-        (["--weights", str(judged)], "another run: probe "),
         (["--steps", "2"], "steps 1 there, 2 now"),
     ):
         assert main([*COMMAND, *out, *more]) == 2, f"{more} was mixed with other results"
         assert says in capsys.readouterr().err
     assert contents(tmp_path / "out") == before
+
+
+def test_another_probe_judges_the_pictures_that_are_kept(generations, tmp_path, capsys):
+    other = Path(shutil.copytree(ASSETS, tmp_path / "other"))
+    weights = next((other / "probe").glob("*.safetensors"))
+    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(weights).items()}, weights)
+    kept, new = (["--out", str(tmp_path / name)] for name in ("kept", "new"))
+    assert main([*COMMAND, *kept]) == 0
+    pictures, first = contents(tmp_path / "kept" / "pictures"), capsys.readouterr().out
+    assert main([*COMMAND, "--weights", str(other), *kept]) == 0
+    second = capsys.readouterr().out
+    assert second != first, "the other probe's results are those of the first"
+    assert len(generations) == 5, "pictures were drawn again though only the probe is another"
+    assert contents(tmp_path / "kept" / "pictures") == pictures
+    assert main([*COMMAND, "--weights", str(other), *new]) == 0
+    assert contents(tmp_path / "new") == contents(tmp_path / "kept"), "judged anew is not judged at once"
+    assert capsys.readouterr().out == second
 
 
 def test_cases_for_choosing_are_others(tmp_path, capsys):
@@ -165,7 +178,7 @@ def test_what_cannot_be_drawn_marks_no_folder(tmp_path, capsys):
 
 
 def _other_size(probe: Path) -> None:
-    (probe / "config.json").write_text((probe / "config.json").read_text().replace('"size": 64', '"size": 32'))
+    (probe / "config.json").write_text((probe / "config.json").read_text().replace('"size": 128', '"size": 64'))
 
 
 def _cut(probe: Path) -> None:
@@ -243,11 +256,11 @@ def test_what_no_render_shows_has_no_rate():
 
 
 def test_every_figure_has_an_interval(capsys):
-    assert main(["evaluate", "plush", "--n", "60", "--steps", "1", "--json"]) == 0
+    assert main(["evaluate", "plush", "--n", "40", "--steps", "1", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     turned, needs = figures["copy_paste"], figures["needs_picture"]
     pairs = {name: (row["rate"], row["interval"]) for name, row in figures["rates"].items()}
-    names = ("joint", "prompt_mean", "identity_mean", "near_copies")
+    names = ("joint", "prompt_mean", "identity_mean", "near_copies", "proportions_off")
     pairs |= {name: (figures[name], figures[f"{name}_interval"]) for name in names}
     pairs |= {
         "needs_picture": (needs["rate"], needs["interval"]),
@@ -257,5 +270,5 @@ def test_every_figure_has_an_interval(capsys):
     for name, (value, (low, high)) in pairs.items():
         assert low <= value <= high, f"{name} lies outside its interval"
     table = plush.as_markdown(figures)
-    assert len(table.splitlines()) == 2 + 9 + 7
+    assert len(table.splitlines()) == 2 + 9 + 8
     assert all(" to " in line for line in table.splitlines()[2:]), "a row has no interval"

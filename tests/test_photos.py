@@ -78,7 +78,7 @@ def test_what_cannot_show_is_not_judged(tmp_path, monkeypatch):
     class Sure:
         def read(self, pixels: torch.Tensor) -> Reading:
             sure = {name: torch.tensor([0.0 if name == "tail" else 0.9]) for name in HEADS}
-            return Reading(index={}, confidence=sure, azimuth=torch.zeros(1))
+            return Reading(index={}, confidence=sure, azimuth=torch.zeros(1), proportions=torch.zeros(1, 4))
 
     drawn = list(photos.evaluate(load(find_profile("plush")), Sure(), bench, steps=1))
     assert [one.confidence for one in drawn] == [0.9] * 3

@@ -5,9 +5,9 @@ import math
 import torch
 from PIL import Image
 
-from squeeze.evaluation.plush import BLIND_RECALL, Drawn, as_markdown, chance, copy_paste, sheet, summary
+from squeeze.evaluation.plush import BLIND_OFF, BLIND_RECALL, Drawn, as_markdown, chance, copy_paste, sheet, summary
 from squeeze.plush.probe import HEADS, Probe, augment, degrees_between, probe_loss
-from squeeze.plush.world import draw_scenes
+from squeeze.plush.world import PROPORTIONS, draw_scenes, draw_toys
 from squeeze.training.data import draw_labelled, to_unit
 
 
@@ -16,6 +16,8 @@ def test_reads_any_size_in_ranges():
     for side in (16, 64, 200):
         read = probe.read(torch.rand(2, 3, side, side) * 2 - 1)
         assert ((read.azimuth >= 0) & (read.azimuth < 360)).all()
+        assert read.proportions.shape == (2, len(PROPORTIONS))
+        assert ((read.proportions >= 0) & (read.proportions <= 1)).all()
         for name, count in HEADS.items():
             assert (read.index[name] < count).all()
             assert ((read.confidence[name] > 0) & (read.confidence[name] <= 1)).all()
@@ -23,16 +25,17 @@ def test_reads_any_size_in_ranges():
 
 def test_a_picture_and_its_mirror_image_read_the_same():
     torch.manual_seed(0)
-    probe, pixels = Probe(widths=(4, 4, 4, 4)).eval(), torch.rand(8, 3, 64, 64) * 2 - 1
+    probe, pixels = Probe(widths=(4, 4, 4, 4)).eval(), torch.rand(8, 3, 128, 128) * 2 - 1
     plain, mirrored = probe.read(pixels), probe.read(pixels.flip(-1))
     for name in HEADS:
         assert torch.equal(plain.index[name], mirrored.index[name]), name
         assert torch.allclose(plain.confidence[name], mirrored.confidence[name]), name
+    assert torch.allclose(plain.proportions, mirrored.proportions)
     assert degrees_between(plain.azimuth, -mirrored.azimuth).max() < 0.1, "it turns the other way"
 
 
 def test_loss_ignores_what_is_hidden():
-    truth = draw_labelled(8, 0, 64)
+    truth = draw_labelled(8, 0, 128)
     out = Probe(widths=(4, 4, 4, 4))(to_unit(truth["pixels"]))
     hidden = truth | {"belly": torch.full_like(truth["belly"], -1)}
     elsewhere = out | {"belly": out["belly"] + 100 * torch.randn_like(out["belly"])}
@@ -77,19 +80,21 @@ def test_augment_moves_the_cells_with_the_picture():
     assert share[1].std() > 0.01, "nothing was shifted"
 
 
-def outcome(case: int, copied: bool = False, turned: float = 90.0, **right: bool | None) -> Drawn:
+def outcome(
+    case: int, copied: bool = False, turned: float = 90.0, off: float = 0.1, **right: bool | None
+) -> Drawn:  # fmt: skip
     names = ("place", "facing", "hat", "size", "body", "belly", "pattern", "ears", "tail")
     picture = Image.new("RGB", (8, 8), "red")
     return Drawn(
         case=case, prompt="", reference=picture, picture=picture, right=dict.fromkeys(names) | right,
-        needs_picture=case == 0, copied=copied, turned=turned,
+        needs_picture=case == 0, copied=copied, turned=turned, off=off,
     )  # fmt: skip
 
 
 def test_summary_counts_known_cases():
     drawn = [
         outcome(0, place=True, facing=True, hat=True, body=True, pattern=True),
-        outcome(1, place=True, facing=False, body=True, pattern=None, copied=True),
+        outcome(1, place=True, facing=False, body=True, pattern=None, copied=True, off=0.5),
         outcome(2, place=False, body=True),
         outcome(3, place=True, body=False),
     ]
@@ -102,8 +107,10 @@ def test_summary_counts_known_cases():
     assert figures["rates"]["ears"]["rate"] is None
     assert figures["joint"] == 0.25
     assert figures["near_copies"] == 0.25
+    assert figures["proportions_off"] == 0.2
     assert figures["needs_picture"] == {"rate": 1.0, "interval": None, "cases": 1}
     assert "| place | 75.0% | 25.0% to 100.0% | 4 | 12.5% |" in as_markdown(figures)
+    assert "| proportions off | 20.0% | 10.0% to 40.0% | 4 | 25.0% |" in as_markdown(figures)
     assert sheet(drawn, columns=2, scale=1).size == (24, 52)
 
 
@@ -128,6 +135,11 @@ def test_blind_facings_are_recalled_as_rarely_as_stated():
     turned = degrees_between(one, two)
     recall = sum((turned <= k).float().mean() for k in (5, 10, 15, 20)) / 4
     assert abs(float(recall) - BLIND_RECALL) < 0.004
+
+
+def test_who_guesses_the_middle_is_off_by_as_much_as_stated():
+    shape = draw_toys(10_000, torch.Generator().manual_seed(0)).shape[:, PROPORTIONS]
+    assert abs(float((shape - 0.5).abs().mean()) - BLIND_OFF) < 0.005
 
 
 def test_chance_of_each_attribute():

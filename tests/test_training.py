@@ -122,7 +122,7 @@ def test_a_revision_is_of_what_changes_pictures(tmp_path: Path):
 
 def test_training_reduces_the_loss(tmp_path: Path):
     part = ProbePart(VaePart().model, batch=8)
-    part._make = part._pool._make = lambda index: draw_labelled(8, 1, 64)
+    part._make = part._pool._make = lambda index: draw_labelled(8, 1, 128)
     losses = [progress.loss for progress in fit(part, tmp_path, steps=30)]
     assert losses[-1] < 0.8 * losses[0], (
         f"30 steps on eight pictures should fit them: {losses[0]:.2f} to {losses[-1]:.2f}"

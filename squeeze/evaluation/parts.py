@@ -18,8 +18,7 @@ from ..plush.language import Question, ask_picture, ask_request
 from ..plush.probe import Probe, degrees_between
 from ..plush.render import render, visible
 from ..training.data import IDENTITY, Case, draw_cases, draw_labelled, to_unit
-from ..training.run import revision
-from .plush import CASES_SEED, JUDGED, PROMPT, share
+from .plush import CASES_SEED, PROMPT, share
 
 
 def evaluate_parts(models: Models, probe: Probe, full: InternVLForConditionalGeneration, count: int) -> dict[str, Any]:
@@ -46,7 +45,8 @@ def _probe_figures(probe: Probe, pixels: Tensor, truth: dict[str, Tensor]) -> di
         judged = truth[name] >= 0
         figures[name] = share((index == truth[name])[judged].tolist())
     error = degrees_between(torch.cat([read.azimuth for read in reads]), truth["azimuth"])
-    return figures | {"facing_error_degrees": round(float(error.median()), 2)}
+    off = (torch.cat([read.proportions for read in reads]) - truth["proportions"]).abs().mean()
+    return figures | {"proportions_off": round(float(off), 4), "facing_error_degrees": round(float(error.median()), 2)}
 
 
 @torch.inference_mode()
@@ -90,11 +90,6 @@ def load_probe(profile: Profile) -> Probe:
     """The probe that lies beside the profile's weights, in float32 on the CPU; raises LoadError where it is missing,
     damaged or another version's."""
     return read_part(_beside(profile, "probe"), lambda path: read_model(Probe, path, "float32")).eval()
-
-
-def claim(profile: Profile) -> dict[str, Any]:
-    """What marks results as judged alike: by the same rules and by the profile's probe."""
-    return {"benchmark": "plush", "judged": JUDGED, "probe": revision(profile.folder / "probe")}
 
 
 def load_full(models: Models) -> InternVLForConditionalGeneration:

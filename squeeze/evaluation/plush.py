@@ -7,6 +7,7 @@ own.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from ..pipeline import default_request, generate
 from ..plush.language import ANSWERS, Wish, say
 from ..plush.probe import Probe, Reading, degrees_between
 from ..plush.render import render, visible
-from ..plush.world import FACINGS, facing_of
+from ..plush.world import FACINGS, PROPORTIONS, facing_of
 from ..recipe import write_png
 from ..request import RequestError
 from ..training.data import IDENTITY, Case, draw_cases
@@ -33,11 +34,12 @@ from .records import Records
 
 PROMPT = ("place", "facing", "hat", "size")
 JOINT = ("place", "facing", "hat", "body", "pattern")
-JUDGED = 4  # counted up where pictures are judged by other rules
+JUDGED = 5  # counted up where pictures are judged by other rules
 BLOCK = 250  # cases that are drawn together
 CASES_SEED = 77_000_000  # apart from every seed that training draws from
 SELECTION_SEED = 78_500_000  # other cases, to choose weights and settings by, so that no figure is of chosen cases
 BLIND_RECALL = 0.079  # of facings drawn without regard to the reference, by the world's distribution of azimuths
+BLIND_OFF = 0.25  # error of who takes every proportion for the middle of its range
 BARE_SHARE = 0.35  # share of scenes without a hat: the best blind guess
 
 
@@ -54,6 +56,7 @@ class Drawn:
     needs_picture: bool
     copied: bool
     turned: float  # degrees between the facing in the reference and in the picture
+    off: float  # mean error of the toy's proportions, see world.PROPORTIONS, each a share of its range
 
 
 def evaluate(
@@ -62,13 +65,15 @@ def evaluate(
 ) -> Iterator[Drawn]:  # fmt: skip
     """Draws the first `count` held-out cases of `seed` with the profile's defaults, changed by `asked` (fields of
     Request); with `free` the prompts leave the facing open, so that it shows whether it is copied from the reference.
-    With `records` each case is kept at once, and those kept before are not drawn again."""
+    With `records` each case is kept at once, and those kept before are not drawn again; what was judged by other rules
+    or another probe is judged anew."""
+    judge = _judge(probe)
     for first in range(0, count, BLOCK):
         cases = held_out(min(BLOCK, count - first), (seed + 3 if free else seed) + 100 * (first // BLOCK))
         if free:
             rng = random.Random(seed + first)
             cases = replace(cases, wishes=[_without_facing(wish, rng) for wish in cases.wishes])
-        yield from _block(models, probe, cases, first, "free" if free else "told", records, asked)
+        yield from _block(models, probe, judge, cases, first, "free" if free else "told", records, asked)
 
 
 def held_out(count: int, seed: int) -> Case:
@@ -76,8 +81,17 @@ def held_out(count: int, seed: int) -> Case:
     return draw_cases(BLOCK, seed, held_out=True)[:count]
 
 
+def _judge(probe: Probe) -> str:
+    """What results have in common that are judged alike: the rules, and the probe's weights."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(probe.state_dict().items()):
+        weights.update(name.encode() + tensor.float().numpy().tobytes())
+    return f"{JUDGED}/{weights.hexdigest()[:12]}"
+
+
 def _block(
-    models: Models, probe: Probe, cases: Case, first: int, kind: str, records: Records | None, asked: dict[str, Any]
+    models: Models, probe: Probe, judge: str, cases: Case, first: int, kind: str, records: Records | None,
+    asked: dict[str, Any],
 ) -> Iterator[Drawn]:  # fmt: skip
     size = models.profile.size
     drawn = render(cases.toys, cases.references, size)
@@ -86,29 +100,35 @@ def _block(
     for case, wish in enumerate(cases.wishes):
         reference, number = to_picture(references[case : case + 1] * 2 - 1), first + case
         name = f"{kind}/{number:05}"
-        kept = _kept(records, name) if records else None
-        if kept is None:
+        picture, result = _kept(records, name) if records else (None, {})
+        if picture is None:
             request = default_request(
                 models.profile,
                 **{"prompt": wish.text, "references": (reference,), "seed": number, "previews": False} | asked,
             )
             done = finished(generate(models, request))
-            read = probe.read(to_tensor(done.image))
+            picture, result = done.image, {"picture": done.recipe["picture"]}
+            if records:
+                with whole(_picture(records, name)) as part:
+                    write_png(picture, done.recipe, part)
+        if result.get("judge") != judge:
+            read = probe.read(to_tensor(picture))
             shown = {name: bool(told[case]) for name, told in known.items()}
             keeps = [name for name in IDENTITY if shown[name] and seen[name][case]]
             unanswerable = _unanswerable(cases, case, shown)
             result = {
+                "picture": result["picture"],
+                "judge": judge,
                 "right": _right(read, cases, case, keeps, unanswerable),
                 "needs_picture": bool(wish.needs_picture - unanswerable),
-                "copied": near_copy(done.image, reference),
+                "copied": near_copy(picture, reference),
                 "turned": float(degrees_between(read.azimuth, cases.references.azimuth[case])[0]),
+                "off": float((read.proportions[0] - cases.toys.shape[case, PROPORTIONS]).abs().mean()),
             }
-            kept = done.image, result
             if records:
-                with whole(_picture(records, name)) as part:
-                    write_png(done.image, done.recipe, part)
-                records.write(name, {"picture": done.recipe["picture"]} | result)
-        yield Drawn(case=number, prompt=wish.text, reference=reference, picture=kept[0], **kept[1])
+                records.write(name, result)
+        told_of = {key: value for key, value in result.items() if key not in ("picture", "judge")}
+        yield Drawn(case=number, prompt=wish.text, reference=reference, picture=picture, **told_of)
 
 
 def _unanswerable(cases: Case, case: int, shown: dict[str, bool]) -> frozenset[str]:
@@ -131,14 +151,14 @@ def _right(
     return right
 
 
-def _kept(records: Records, name: str) -> tuple[Image.Image, dict[str, Any]] | None:
-    """A case's picture and result from an earlier run; None where one of them is missing or damaged."""
-    result = records.read(name)
+def _kept(records: Records, name: str) -> tuple[Image.Image | None, dict[str, Any]]:
+    """A case's picture and result from an earlier run; no picture where one of them is missing or damaged."""
+    result = records.read(name) or {}
     try:
         picture = open_picture(_picture(records, name))
     except RequestError:
-        return None
-    return (picture, result) if result and result.pop("picture", None) == content_hash(picture) else None
+        return None, {}
+    return (picture, result) if result.get("picture") == content_hash(picture) else (None, {})
 
 
 def _picture(records: Records, name: str) -> Path:
@@ -173,7 +193,7 @@ def summary(drawn: list[Drawn]) -> dict[str, Any]:
         }  # fmt: skip
     relative = [all(d.right[name] is not False for name in PROMPT) for d in drawn if d.needs_picture]
     joint = [all(d.right[name] is not False for name in JOINT) for d in drawn]
-    copied = [d.copied for d in drawn]
+    copied, off = [d.copied for d in drawn], [d.off for d in drawn]
     return {
         "cases": len(drawn),
         "rates": rates,
@@ -186,6 +206,8 @@ def summary(drawn: list[Drawn]) -> dict[str, Any]:
         "needs_picture": {"rate": share(relative), "interval": interval(relative), "cases": len(relative)},
         "near_copies": share(copied),
         "near_copies_interval": interval(copied),
+        "proportions_off": round(sum(off) / len(off), 4),
+        "proportions_off_interval": interval(off),
     }
 
 
@@ -215,8 +237,9 @@ def as_markdown(figures: dict[str, Any]) -> str:
     """The summary as a table, chance beside each rate."""
     needs, cases = figures["needs_picture"], figures["cases"]
     rows = [(name, r["rate"], r["interval"], r["cases"], f"{r['chance']:.1%}") for name, r in figures["rates"].items()]
-    for name in ("joint", "prompt_mean", "identity_mean", "near_copies"):
-        rows.append((name.replace("_", " "), figures[name], figures[f"{name}_interval"], cases, ""))
+    blind = {"proportions_off": f"{BLIND_OFF:.1%}"}
+    for name in ("joint", "prompt_mean", "identity_mean", "near_copies", "proportions_off"):
+        rows.append((name.replace("_", " "), figures[name], figures[f"{name}_interval"], cases, blind.get(name, "")))
     if needs["cases"]:
         rows.append(("prompts that need the picture", needs["rate"], needs["interval"], needs["cases"], ""))
     if "copy_paste" in figures:
@@ -224,9 +247,9 @@ def as_markdown(figures: dict[str, Any]) -> str:
         copied = turned["recall"], turned["recall_interval"], turned["cases"], f"{BLIND_RECALL:.1%}"
         rows.append(("facing copied (recall)", *copied))
     lines = ["| attribute | right | 95 % interval | cases | chance |", "|---|---:|---:|---:|---:|"]
-    for name, rate, within, count, blind in rows:
+    for name, rate, within, count, chances in rows:
         between = "{:.1%} to {:.1%}".format(*within) if within else "-"
-        lines.append(f"| {name} | {'-' if rate is None else f'{rate:.1%}'} | {between} | {count} | {blind} |")
+        lines.append(f"| {name} | {'-' if rate is None else f'{rate:.1%}'} | {between} | {count} | {chances} |")
     if "copy_paste" in figures:
         within = turned["azimuth_interval"]
         between = "{:.1f}° to {:.1f}°".format(*within) if within else "-"

@@ -26,7 +26,7 @@ from ..plush.probe import Probe
 from ..sampling import noisier, schedule, shift_for
 from ..training.run import revision
 from . import plush
-from .parts import claim, load_probe
+from .parts import load_probe
 from .records import EvaluationError, Records
 
 BATCH = 64  # samples of a training step, shared out among its processes
@@ -86,6 +86,10 @@ def _presets(*names: str) -> list[Row]:
     return [Row(name=name, asked={"balance": PRESETS[name]}) for name in names]
 
 
+COLUMNS = {
+    "identity kept": "identity_mean", "proportions off": "proportions_off", "prompt followed": "prompt_mean",
+    "all right": "joint",
+}  # fmt: skip
 ONE = Trained(name="one phase", flags=("--dropout", "0"), parts=(("phase2", 1.0),))
 TWO = Trained(name="dla")
 
@@ -137,7 +141,7 @@ def run_table(
         asked = {key: list(value) if isinstance(value, tuple) else value for key, value in row.asked.items()}
         place = row.name.replace(" ", "_").replace(",", "")
         records = Records(out / name / (place if row.trained is None else f"{place}-{steps}-{where.size}-{seed}"))
-        records.claim(claim(profile) | {"revision": models.revision, **asked})
+        records.claim({"benchmark": "plush", "revision": models.revision, **asked})
         figures = measured(models, probe, count, records, row.asked)
         yield {"name": row.name, "asked": asked, "revision": models.revision, **figures}
 
@@ -196,12 +200,10 @@ def run_training(command: list[str]) -> int:
 
 def as_markdown(name: str, rows: list[dict[str, Any]]) -> str:
     """A table with 95 % intervals."""
-    lines = [
-        "| " + TABLES[name][0] + " | identity kept | prompt followed | all right | near-copies | turned |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    heads = [TABLES[name][0], *COLUMNS, "near-copies", "turned"]
+    lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
     for row in rows:
-        cells = [_percent(row[key], row[f"{key}_interval"]) for key in ("identity_mean", "prompt_mean", "joint")]
+        cells = [_percent(row[key], row[f"{key}_interval"]) for key in COLUMNS.values()]
         copied, turned = row["near_copies"], row["copy_paste"]
         between = "({:.0f}° to {:.0f}°)".format(*turned["azimuth_interval"]) if turned["azimuth_interval"] else ""
         cells += [f"{copied:.1%}", f"{turned['azimuth_difference']:.0f}° {between}".strip()]

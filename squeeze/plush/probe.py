@@ -15,17 +15,20 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from .language import ANSWERS
+from .world import PROPORTIONS
 
 HEADS: dict[str, int] = {name: len(ANSWERS[name]) for name in ANSWERS if name != "facing"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What the probe sees. `index` and `confidence` (B,) for each attribute; `azimuth` (B,) in degrees [0, 360)."""
+    """What the probe sees. `index` and `confidence` (B,) for each attribute; `azimuth` (B,) in degrees [0, 360);
+    `proportions` (B, 4) in [0, 1], see world.PROPORTIONS."""
 
     index: dict[str, Tensor]
     confidence: dict[str, Tensor]
     azimuth: Tensor
+    proportions: Tensor
 
 
 class _Block(nn.Module):
@@ -43,30 +46,34 @@ class _Block(nn.Module):
 
 
 class Probe(ModelMixin, ConfigMixin):
-    """Pictures (B, 3, 64, 64) in [-1, 1] to logits for each attribute and a facing direction (B, 2)."""
+    """Pictures (B, 3, size, size) in [-1, 1] to logits for each attribute, a facing direction (B, 2) and proportions
+    (B, 4); every `fold` x `fold` pixels are seen as one of more channels, so that fine lines tell at little cost."""
 
     @register_to_config
-    def __init__(self, size: int = 64, widths: tuple[int, ...] = (32, 64, 128, 192)) -> None:
+    def __init__(self, size: int = 128, fold: int = 2, widths: tuple[int, ...] = (32, 64, 128, 192)) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, widths[0], 3, 1, 1)
+        self.stem = nn.Conv2d(3 * fold**2, widths[0], 3, 1, 1)
         self.blocks = nn.Sequential(*(_Block(a, b) for a, b in zip((widths[0], *widths), widths, strict=False)))
-        side = size // 2 ** len(widths)
+        side = size // fold // 2 ** len(widths)
         self.neck = nn.Linear(widths[-1] * side * side, 256)
         self.heads = nn.ModuleDict({name: nn.Linear(256, count) for name, count in HEADS.items()})
         self.direction = nn.Linear(256, 2)
+        self.proportions = nn.Linear(256, len(PROPORTIONS))
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Logits (B, classes) for each attribute, and `direction` (B, 2), unnormalised (sin, cos) of the azimuth."""
+        """Logits (B, classes) for each attribute, `direction` (B, 2), unnormalised (sin, cos) of the azimuth, and
+        `proportions` (B, 4)."""
         return self.judge(self.coarse(pixels))
 
     def coarse(self, pixels: Tensor) -> Tensor:
-        """Features (B, widths[1], H / 4, W / 4), where things still have their places."""
-        return self.blocks[:2](F.relu(self.stem(pixels)))
+        """Features (B, widths[1], H / 4 / fold, W / 4 / fold), where things still have their places."""
+        return self.blocks[:2](F.relu(self.stem(F.pixel_unshuffle(pixels, self.config["fold"]))))
 
     def judge(self, coarse: Tensor) -> dict[str, Tensor]:
         """The rest of `forward`."""
         features = F.relu(self.neck(self.blocks[2:](coarse).flatten(1)))
-        return {name: head(features) for name, head in self.heads.items()} | {"direction": self.direction(features)}
+        told = {name: head(features) for name, head in self.heads.items()}
+        return told | {"direction": self.direction(features), "proportions": self.proportions(features)}
 
     @torch.inference_mode()
     def read(self, pixels: Tensor) -> Reading:
@@ -74,6 +81,7 @@ class Probe(ModelMixin, ConfigMixin):
         same toy and scene, turned the other way."""
         seen = at_size(pixels, self.config["size"]).to(self.dtype)
         out = {name: both.float().chunk(2) for name, both in self(torch.cat([seen, seen.flip(-1)])).items()}
+        proportions = torch.stack(out.pop("proportions")).mean(0).clamp(0, 1)
         plain, mirrored = out.pop("direction")
         sin, cos = (plain + mirrored * mirrored.new_tensor([-1, 1])).unbind(-1)
         best = {name: ((a.softmax(-1) + b.softmax(-1)) / 2).max(-1) for name, (a, b) in out.items()}
@@ -81,6 +89,7 @@ class Probe(ModelMixin, ConfigMixin):
             index={name: value.indices for name, value in best.items()},
             confidence={name: value.values for name, value in best.items()},
             azimuth=torch.atan2(sin, cos) * 180 / math.pi % 360,
+            proportions=proportions,
         )
 
 
@@ -111,8 +120,9 @@ def degrees_between(a: Tensor, b: Tensor) -> Tensor:
 
 
 def augment(pixels: Tensor, cells: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Shifts, blurs, dims and roughens pictures (B, 3, H, W) in [-1, 1], as generation and decoding may; `cells`
-    (B, C, h, w), what is where in them, are shifted along."""
+    """Shifts, blurs, dims and roughens pictures (B, 3, H, W) in [-1, 1], as generation and decoding may, and shows a
+    quarter of them as pictures of half the size are shown; `cells` (B, C, h, w), what is where in them, are shifted
+    along."""
     batch = len(pixels)
 
     def rand(*shape: int) -> Tensor:
@@ -128,6 +138,8 @@ def augment(pixels: Tensor, cells: Tensor, generator: torch.Generator) -> tuple[
         return F.grid_sample(picture, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
     pixels, cells = moved(pixels), moved(cells)
+    halved = at_size(F.avg_pool2d(pixels, 2), pixels.shape[-1])
+    pixels = torch.where(rand(batch, 1, 1, 1) < 0.25, halved, pixels)
     blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="reflect"), 3, 1)
     pixels = pixels + (blurred - pixels) * (rand(batch, 1, 1, 1) * 1.6 - 0.6).clamp_min(0)
     pixels = pixels * (0.9 + 0.2 * rand(batch, 1, 1, 1)) + 0.1 * (rand(batch, 3, 1, 1) - 0.5)

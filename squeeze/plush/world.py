@@ -34,6 +34,7 @@ SIZES = ("near", "far")
 HATS = ("no hat", *COLOUR_NAMES)
 
 SHAPE_DIMS = 10  # continuous build of a toy: widths, lengths, pattern phases
+PROPORTIONS = [0, 1, 3, 6]  # those of them that show from every side: body's and head's width, length of arms and ears
 NOISE_DIMS = 24  # continuous freedom of a scene: position, light, drawing of the place
 HELD_OUT = 10  # one combination in this many is never trained on
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..plush.language import Wish, wishes
 from ..plush.render import Rendered, render, visible
-from ..plush.world import Scenes, Toys, draw_scenes, draw_toys
+from ..plush.world import PROPORTIONS, Scenes, Toys, draw_scenes, draw_toys
 
 Chunk = dict[str, Tensor]
 
@@ -57,12 +57,13 @@ SCENE = ("place", "hat", "size")
 
 
 def draw_labelled(count: int, seed: int, size: int, device: str = "cpu", held_out: bool = False) -> Chunk:
-    """Renders `pixels` uint8 (B, 3, size, size) with their `truth`."""
+    """Renders `pixels` uint8 (B, 3, size, size) with their `truth` and the `proportions` (B, 4) of their toys."""
     generator = torch.Generator().manual_seed(seed)
     toys = draw_toys(count, generator, held_out).to(device)
     scenes = draw_scenes(count, generator, held_out).to(device)
     drawn = render(toys, scenes, size)
-    return {"pixels": to_bytes(drawn.pixels)} | truth(toys, scenes, drawn)
+    told = truth(toys, scenes, drawn) | {"proportions": toys.shape[:, PROPORTIONS]}
+    return {"pixels": to_bytes(drawn.pixels)} | told
 
 
 def truth(toys: Toys, scenes: Scenes, drawn: Rendered) -> Chunk:

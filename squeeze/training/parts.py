@@ -155,7 +155,7 @@ class ProbePart:
         self.model = _Coached(model.float()).to(device, memory_format=torch.channels_last)
         self._vae = Vae(vae.to(device).eval().requires_grad_(False))
         self._device, self._size, self._seed = device, size, seed
-        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=16, reuse=6, seed=seed)
+        self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=16, reuse=12, seed=seed)
 
     def _make(self, index: int) -> dict[str, Tensor]:
         chunk = draw_labelled(CHUNK, chunk_seed(2, self._seed, index), self._size, self._device)
@@ -165,14 +165,17 @@ class ProbePart:
         return chunk | {"pixels": to_bytes((torch.cat(seen) + 1) / 2)}
 
     def loss(self, step: int) -> Tensor:
-        """See `probe_loss`; beside it what the helper head gets wrong."""
+        """See `probe_loss`; beside it the squared error of the proportions, 1 for a blind guess, and what the helper
+        head gets wrong."""
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
         generator = torch.Generator().manual_seed(step)
         pixels, cells = augment(to_unit(batch["pixels"]), batch["cells"].float() / 255, generator)
         coarse = self.model.probe.coarse(pixels.contiguous(memory_format=torch.channels_last))
         shares = F.adaptive_avg_pool2d(cells, coarse.shape[-2:])
         where = F.binary_cross_entropy_with_logits(self.model.cells(coarse).float(), shares)
-        return probe_loss(self.model.probe.judge(coarse), batch) + 10 * where
+        out = self.model.probe.judge(coarse)
+        proportions = 12 * F.mse_loss(out["proportions"].float(), batch["proportions"])
+        return probe_loss(out, batch) + proportions + 10 * where
 
     def grid(self, model: nn.Module) -> Image.Image:
         """What the probe is shown: augmented renders."""
