@@ -27,7 +27,8 @@ function grow({src, alt, dataset: {step, stage}}) {
     if (!step || !strip || strip.dataset.done === 'true' || element.querySelector(`.frame[data-step="${step}"]`)) return;
     strip.querySelector('.none')?.remove();
     const frame = document.createElement('button');
-    Object.assign(frame, {type: 'button', className: `frame stage-${stage}`, title: alt, tabIndex: -1});
+    const reach = strip.querySelector('.frame') ? -1 : 0; // Tab comes to the first, the arrows to the others
+    Object.assign(frame, {type: 'button', className: `frame stage-${stage}`, title: alt, tabIndex: reach});
     frame.dataset.step = step;
     frame.setAttribute('aria-label', alt);
     frame.setAttribute('aria-pressed', 'false');
