@@ -48,7 +48,9 @@ def test_boxes_appear_one_by_one_and_their_pictures_come_back(address, browser, 
     assert shown_recipe(page)["references"] == HASHES
     page.click("#reference-3 button[aria-label='Remove Image']")
     page.click("#reference-2 button[aria-label='Remove Image']")
+    before = page.get_attribute("#reference img", "src")
     pick(page)
+    page.wait_for_function("src => document.querySelector('#reference img').src !== src", arg=before)
     tab(page, "History")
     page.click(".past")
     page.wait_for_selector("#looked-3 .check")
