@@ -13,7 +13,8 @@ from PIL import Image
 
 from squeeze.models.profiles import ASSETS
 
-EXAMPLE = min((ASSETS / "examples").glob("*.png"))
+EXAMPLES = sorted((ASSETS / "examples").glob("*.png"))
+EXAMPLE = EXAMPLES[0]
 ENDED = '.status:is([data-state="done"], [data-state="failed"])'
 IN_LINE = ".status[data-state=busy] .line:has-text('in line')"
 ENDS = """gradio_config.dependencies.filter(({api_name}) => /^(made|ended)/.test(api_name)).map(({id}) => id)"""
@@ -159,6 +160,20 @@ def shown_recipe(page):
     """The recipe under the tab Recipe."""
     tab(page, "Recipe")
     return json.loads(page.input_value("#recipe-json textarea"))
+
+
+def paste(page, text):
+    """A recipe's JSON, pasted and used."""
+    tab(page, "Recipe")
+    page.fill("#recipe-text textarea", text)
+    page.click("#use-recipe")
+
+
+def drop(page, path):
+    """A PNG or JSON with a recipe, dropped."""
+    tab(page, "Recipe")
+    page.wait_for_selector("#recipe-file input[type=file]", state="attached")
+    page.set_input_files("#recipe-file input[type=file]", path)
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------

@@ -16,12 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from browsing import SLOW, drawn, opened, tab
+from browsing import EXAMPLES, SLOW, drawn, drop, opened, paste
 from example import random_request
 from serving import FLAGS, NO_CHROMIUM, chromium, serving
 
 from squeeze.images import open_picture
-from squeeze.models.profiles import ASSETS
 from squeeze.recipe import OPTIONS, read_png, to_text
 from squeeze.recipe_forms import to_client, to_command, to_query
 
@@ -68,8 +67,7 @@ def first(address, number, most):
     """A random recipe's picture, by the API: the path of its PNG, and the example that it was drawn from."""
     from gradio_client import Client, handle_file
 
-    examples = sorted((ASSETS / "examples").glob("*.png"))
-    example = examples[number % len(examples)]
+    example = EXAMPLES[number % len(EXAMPLES)]
     request = random_request(number, open_picture(example), most, most_words=200)
     given = {name: getattr(request, name) for name in OPTIONS}
     client = Client(address, verbose=False)
@@ -90,6 +88,8 @@ class Visit:
         context = self.browser.new_context(viewport={"width": 1280, "height": 720})
         page = opened(f"{self.address}/{path}", context)
         if act:
+            page.click("#examples button >> nth=1")  # what is on the page before must not matter
+            page.wait_for_selector("#reference img")
             act(page)
         page.wait_for_selector(BACK)
         page.wait_for_selector("#reference img")
@@ -102,28 +102,11 @@ class Visit:
 
 
 def by_png(visit, path, recipe, example):
-    def drop(page):
-        pick_another(page)
-        tab(page, "Recipe")
-        page.set_input_files("#recipe-file input[type=file]", path)
-
-    return visit.drawn(act=drop)
+    return visit.drawn(act=lambda page: drop(page, path))
 
 
 def by_json(visit, path, recipe, example):
-    def paste(page):
-        pick_another(page)
-        tab(page, "Recipe")
-        page.fill("#recipe-text textarea", to_text(recipe))
-        page.click("#use-recipe")
-
-    return visit.drawn(act=paste)
-
-
-def pick_another(page):
-    """What is on the page before must not matter."""
-    page.click("#examples button >> nth=1")
-    page.wait_for_selector("#reference img")
+    return visit.drawn(act=lambda page: paste(page, to_text(recipe)))
 
 
 def by_link(visit, path, recipe, example):

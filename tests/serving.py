@@ -10,7 +10,7 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-from browsing import EXAMPLE
+from browsing import EXAMPLE, EXAMPLES
 
 from squeeze.balance import PRESETS
 
@@ -87,9 +87,9 @@ def caller(address):
 
 def unlike(number):
     """What to ask a `caller` for, unlike what any other number below 360 asks for in more than the seed."""
-    examples, balances = sorted(EXAMPLE.parent.glob("*.png")), list(PRESETS.values())
+    balances = list(PRESETS.values())
     return {
-        "example": examples[number % 6], "balance": list(balances[number // 6 % 5]), "cfg": (1, 2.5)[number // 30 % 2],
+        "example": EXAMPLES[number % 6], "balance": list(balances[number // 6 % 5]), "cfg": (1, 2.5)[number // 30 % 2],
         "prompt": ("on the beach", "in the snow", "in a room, with a red hat")[number // 60 % 3],
         "uncond": ("lean", "full")[number // 180 % 2], "seed": number,
     }  # fmt: skip

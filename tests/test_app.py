@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 from browsing import EXAMPLE, saved
 from PIL import Image
-from serving import caller, serving
+from serving import caller, free_port, serving
 from tiny import random_picture
 
 import app
@@ -114,9 +114,7 @@ def test_nothing_stays_on_the_disk(tmp_path):
 
 
 def free():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+    return str(free_port())
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +138,7 @@ def agents(models, kept):
         patch.setenv("GRADIO_TEMP_DIR", str(kept))
         patch.setattr("gradio.mcp.DEFAULT_TEMP_DIR", str(kept))  # read when gradio is imported
         ask.page = build(models)
-        address = launch(ask.page, "127.0.0.1", int(free()), mcp=True)
+        address = launch(ask.page, "127.0.0.1", free_port(), mcp=True)
         yield ask
         ask.page.close(verbose=False)
 

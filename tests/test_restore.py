@@ -10,10 +10,12 @@ from browsing import (
     chips,
     chosen,
     drawn,
+    drop,
     ended,
     line,
     noise,
     opened,
+    paste,
     pick,
     reload,
     saved,
@@ -81,18 +83,6 @@ def restored(page, recipe, source):
     assert chosen(page) == "gentle"
     page.wait_for_selector("#looked .check")
     assert drawn(page) == source, "Generate does not draw the recipe's picture"
-
-
-def paste(page, text):
-    tab(page, "Recipe")
-    page.fill("#recipe-text textarea", text)
-    page.click("#use-recipe")
-
-
-def drop(page, path):
-    tab(page, "Recipe")
-    page.wait_for_selector("#recipe-file input[type=file]", state="attached")
-    page.set_input_files("#recipe-file input[type=file]", path)
 
 
 # --- in -------------------------------------------------------------------------------------------------------------
