@@ -18,6 +18,11 @@ EXAMPLE = EXAMPLES[0]
 ENDED = '.status:is([data-state="done"], [data-state="failed"])'
 IN_LINE = ".status[data-state=busy] .line:has-text('in line')"
 ENDS = """gradio_config.dependencies.filter(({api_name}) => /^(made|ended)/.test(api_name)).map(({id}) => id)"""
+ALIVE = (
+    "#reference input[type=file]", "#examples button", "#prompt textarea", "#generate", "#view *", "#timeline .chip",
+    "#film *", "#status .line", "#preset label.selected", "#balance-3 input", "#advanced > button", "#more [role=tab]",
+    "#history *",
+)  # fmt: skip
 SLOW = 60_000  # milliseconds until a wait is a failure; a busy machine needs seconds
 
 
@@ -46,9 +51,9 @@ def rest(page):
 
 
 def alive(page):
-    """Until the page is ready for a visitor."""
-    page.wait_for_selector("#generate")
-    page.wait_for_selector("#preset label.selected")  # the last part to come alive
+    """Until the page is ready for a visitor: gradio loads each kind of part on its own, and they come in any order."""
+    for part in ALIVE:
+        page.wait_for_selector(part, state="attached")
 
 
 def reload(page):
