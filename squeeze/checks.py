@@ -7,7 +7,6 @@ the figure of the photo nearest to it (2026-11-24).
 
 from __future__ import annotations
 
-import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +125,7 @@ def cropped(picture: Image.Image, box: Any) -> Image.Image:
     pixels either way."""
     numbers = isinstance(box, tuple | list) and len(box) == 4 and all(map(is_number, box))
     if not numbers or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):  # NaN fails here too
-        raise RequestError("crop", value=reprlib.repr(box))
+        raise RequestError("crop", value=box)
     if tuple(box) == (0, 0, 1, 1):
         return picture
     corners = [round(share * side) for share, side in zip(box, picture.size * 2, strict=True)]

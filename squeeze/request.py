@@ -208,7 +208,7 @@ def check_earlier(rows: Any, steps: int) -> None:
     for row in rows if isinstance(rows, tuple | list) else [rows]:
         step, *balance = row if isinstance(row, tuple | list) and row else [row]
         if not is_whole(step) or not is_whole(steps) or not least <= step < steps:
-            raise RequestError("earlier", value=reprlib.repr(step), total=steps)
+            raise RequestError("earlier", value=step, total=steps)
         check_balance(balance)
         least = step + 1
 

@@ -70,6 +70,10 @@ def test_the_film_is_scrubbed_and_a_frame_branched_from(page):
     branch = page.get_attribute(".view img", "src")
     assert branch != final
     assert shown_recipe(page)["earlier"] == [[3, 0, 0.5, 1]]
+    tab(page, "History")
+    page.wait_for_selector(".past >> nth=1")
+    titles = [page.get_attribute(f".past >> nth={place}", "title") for place in (0, 1)]
+    assert [title.endswith("branched after step 3") for title in titles] == [True, False]
     assert (int(page.input_value("#steps input[type=range]")), sum(cells(page))) == (6, 6)
     assert drawn(page) == branch, "Generate after a branch draws another picture"
     tab(page, "Compare")

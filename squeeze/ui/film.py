@@ -44,10 +44,12 @@ def history(recipes: Sequence[Mapping[str, Any]], thumbnails: Mapping[str, str])
     entries = []
     for index, recipe in enumerate(recipes):
         words = f"{recipe['prompt']} · seed {recipe['seed']} · {json.dumps(recipe['balance'])}"
+        if recipe["earlier"]:
+            words += f" · {texts.BRANCHED.format(step=recipe['earlier'][-1][0])}"
         uri = thumbnails.get(recipe["picture"])
         inside = f'<img src="{uri}" alt="">' if uri else '<span class="hole"></span>'
         entries.append(
             f'<button type="button" class="past" data-index="{index}" title="{escape(words)}">{inside}'
-            f"<span>{escape(recipe['prompt'])}</span></button>"
+            f"<span>{'⑂ ' if recipe['earlier'] else ''}{escape(recipe['prompt'])}</span></button>"
         )
     return f'<div class="history" role="group" aria-label="{texts.HISTORY}">{"".join(entries)}</div>'

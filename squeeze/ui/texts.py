@@ -80,6 +80,7 @@ NOT_IDENTICAL = "Not identical."
 COPIED = "The picture is nearly the one you gave."
 OFFER = "Set the preset {preset}"
 HISTORY = "Pictures of this visit"
+BRANCHED = "branched after step {step}"
 NO_HISTORY = "Pictures you make are listed here, to come back to. After a reload their recipes stay."
 
 ABOUT_TITLE: dict[str, str] = {"plush": "What this model can and cannot do"}
