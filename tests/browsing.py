@@ -5,6 +5,7 @@ import json
 import struct
 import time
 import zlib
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -17,11 +18,22 @@ EXAMPLES = sorted((ASSETS / "examples").glob("*.png"))
 EXAMPLE = EXAMPLES[0]
 ENDED = '.status:is([data-state="done"], [data-state="failed"])'
 IN_LINE = ".status[data-state=busy] .line:has-text('in line')"
-ENDS = """gradio_config.dependencies.filter(({api_name}) => /^(made|ended)/.test(api_name)).map(({id}) => id)"""
+HANDLERS = """names => gradio_config.dependencies
+    .filter(({api_name}) => names.some((name) => String(api_name).startsWith(name))).map(({id}) => id)"""
+CALM = """() => new Promise((done) => {
+    let left = 5
+    const next = () => left-- ? requestAnimationFrame(next) : done()
+    next()
+})"""
+STATES = """() => {
+    window.states = new Set()
+    const note = () => states.add(document.querySelector('.status').dataset.state)
+    new MutationObserver(note).observe(document.querySelector('#status'), {subtree: true, childList: true})
+}"""
 ALIVE = (
     "#reference input[type=file]", "#examples button", "#prompt textarea", "#generate", "#view *", "#timeline .chip",
     "#film *", "#status .line", "#preset label.selected", "#balance-3 input", "#advanced > button", "#more [role=tab]",
-    "#history *",
+    "#history *", "#generate[aria-keyshortcuts]",
 )  # fmt: skip
 SLOW = 60_000  # milliseconds until a wait is a failure; a busy machine needs seconds
 
@@ -34,7 +46,7 @@ def opened(address, context):
     page.on("pageerror", lambda error: page.written.append(str(error)))
     page.goto(address)
     alive(page)
-    ends = page.evaluate(ENDS)
+    ends = page.evaluate(HANDLERS, ["made", "ended"])
     page.rests = page.before = 0  # runs that have come to rest, all and those before the latest press
     page.on("requestfinished", lambda asked: rest(page) if of(asked) in ends else None)
     return page
@@ -48,6 +60,21 @@ def of(asked):
 
 def rest(page):
     page.rests += 1
+
+
+@contextmanager
+def answered(page, name):
+    """Until the page shows what a handler without a queue has answered to what is done inside; `name` is the beginning
+    of its function's."""
+    ids = page.evaluate(HANDLERS, [name])
+    with page.expect_request_finished(lambda asked: of(asked) in ids):
+        yield
+    calm(page)
+
+
+def calm(page):
+    """Five frames: within three of them, what has just appeared under a tab or a fold is given its old value again."""
+    page.evaluate(CALM)
 
 
 def alive(page):
@@ -64,13 +91,26 @@ def reload(page):
     alive(page)
     forgotten = "Unexpected client exception TypeError: Cannot read properties of undefined"
     page.written[before:] = [text for text in page.written[before:] if forgotten not in text]
+    forgive(page)
+
+
+def forgive(page):
+    """Takes away what gradio complains of where a page is left whose stream still goes."""
     ends = ("AbortError", "Connection errored out")
     page.written[:] = [text for text in page.written if not any(end in text for end in ends)]
 
 
-def pick(page):
-    page.click("#examples button >> nth=0")
+def pick(page, place=0):
+    """Takes an example, where there may be a picture already."""
+    with answered(page, "pick"):
+        page.click(f"#examples button >> nth={place}")
     page.wait_for_selector("#reference img")
+
+
+def remove(page, name=""):
+    """Empties a box, and waits until what was said of its picture is gone."""
+    page.click(f"#reference{name} button[aria-label='Remove Image']")
+    page.wait_for_selector(f"#looked{name} .check", state="detached")
 
 
 def ask(page, prompt="in the snow, seen from behind", steps=None):
@@ -83,12 +123,15 @@ def ask(page, prompt="in the snow, seen from behind", steps=None):
 
 def set_steps(page, steps):
     set_slider(page, "steps", steps)
+    page.wait_for_function("n => document.querySelectorAll('.timeline .steps i').length === n", arg=steps)
 
 
 def set_slider(page, name, value):
-    """Opens Advanced where it is closed. A slider that has just appeared may take its old value back: look, repeat."""
+    """Opens Advanced where it is closed."""
     if not page.is_visible(f"#{name}"):
         page.click("#advanced > button")
+        page.wait_for_selector(f"#{name}")
+        calm(page)
     for _ in range(50):
         page.fill(f"#{name} input[type=number]", str(value))
         page.keyboard.press("Tab")
@@ -101,6 +144,8 @@ def set_slider(page, name, value):
 def start(page, press="#generate"):
     """Presses a button, or does what else is given; what comes to rest from now on is this run. The status line cannot
     tell: gradio leaves it as it is where a run says in the end what the one before it said."""
+    if isinstance(press, str):
+        page.wait_for_selector(f"{press}:enabled")
     page.before = page.rests
     page.click(press) if isinstance(press, str) else press()
 
@@ -159,6 +204,7 @@ def chips(page):
 
 def tab(page, name):
     page.click(f"#more [role=tab]:has-text('{name}')")
+    calm(page)
 
 
 def shown_recipe(page):

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from browsing import ENDED, IN_LINE, ask, drawn, ended, filled, opened, start
 from serving import FLAGS, NO_CHROMIUM, caller, chromium, serving, unlike
 
+STOP = "document.querySelector('#stop').click()"
 FINISHED = 10**6  # in place of a step's number
 A_RUN_LEAVES = 2  # files: its PNG, and the comparison's copy of the picture
 A_PICTURE = 128 * 128 * 3 + 4096  # bytes at most, with its recipe
@@ -208,7 +209,7 @@ def freed(address, asked):
             return seconds
 
         ways = {
-            "alone": alone, "Stop": lambda: after(lambda page: page.click("#stop")),
+            "alone": alone, "Stop": lambda: after(lambda page: page.evaluate(STOP)),
             "closed tab": lambda: after(lambda page: page.context.close()), "step": step,
         }  # fmt: skip
         measured = {way: statistics.median(act() for _ in range(asked.turns)) for way, act in ways.items()}

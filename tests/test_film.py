@@ -5,6 +5,7 @@ import urllib.request
 from dataclasses import replace
 
 from browsing import (
+    answered,
     ask,
     cells,
     chips,
@@ -63,6 +64,8 @@ def test_the_film_is_scrubbed_and_a_frame_branched_from(page):
     page.wait_for_selector("#branch:enabled:has-text('after step 3')")
     page.wait_for_timeout(300)
     assert frames.nth(2).get_attribute("aria-pressed") == "true", "a double click took back what it chose"
+    page.evaluate("for (const step of [5, 3]) document.querySelector(`.frame[data-step='${step}']`).click()")
+    page.wait_for_selector("#branch:enabled:has-text('after step 3')")  # the latest of quick ones holds
     set_steps(page, 4)  # the branch is of six steps all the same, and then the page says so
     page.click("#preset label:has(input[value=identity])")
     start(page, "#branch")
@@ -100,8 +103,8 @@ def test_the_film_grows_with_the_run_and_what_is_pointed_at_stays(page):
     steps = page.locator(".timeline .steps i.on").count()
     filled(page, steps + 5)
     assert page.get_attribute("#view img", "src") == src, "the live preview took its place"
-    frames.nth(1).click()
-    page.wait_for_timeout(200)
+    with answered(page, "pick"):
+        page.evaluate("document.querySelectorAll('.frame')[1].click()")  # the film scrolls on under a mouse
     assert page.is_disabled("#branch")
     assert page.get_attribute(".status", "data-state") == "busy", "the page no longer says how far the run is"
     page.mouse.move(2, 2)

@@ -4,15 +4,19 @@ import urllib.request
 
 import numpy as np
 from browsing import (
+    EXAMPLES,
+    STATES,
     ask,
     bomb,
     cells,
     chips,
     chosen,
+    drawn,
     ended,
     filled,
     noise,
     pick,
+    remove,
     saved,
     set_steps,
     shown_recipe,
@@ -22,6 +26,7 @@ from browsing import (
 from PIL import Image
 
 from squeeze.balance import PRESETS
+from squeeze.images import content_hash, open_picture
 from squeeze.models.profiles import PROFILES
 from squeeze.recipe import read_png
 
@@ -114,6 +119,8 @@ def test_generate_and_picture_stand_on_the_first_screen(idle):
 def test_nothing_scrolls_sideways(idle):
     for opener in ("#advanced > button", "#about > button"):
         idle.click(opener)
+    for part in ("#late-text", "#about .prose"):
+        idle.wait_for_selector(part)
     for width in (390, 768, 2560, 1280):
         idle.set_viewport_size({"width": width, "height": 720})
         inside = idle.evaluate("document.documentElement.scrollWidth")
@@ -185,11 +192,27 @@ def test_unusual_pictures_work(page, tmp_path):
         (tmp_path / name).write_bytes(make())
         page.set_input_files("#reference input[type=file]", tmp_path / name)
         page.wait_for_function("document.querySelector('#reference img')?.naturalWidth > 0")  # a browser can show it
+        page.wait_for_selector("#looked .check")
         start(page)
         said = ended(page)
         assert said.startswith("Done in"), f"{name}: {said}"
-        page.click("#reference button[aria-label='Remove Image']")
+        remove(page)
         page.wait_for_selector("#reference img", state="detached")
+
+
+def test_of_quick_choices_the_latest_holds(page, tmp_path):
+    page.evaluate("for (const example of document.querySelectorAll('#examples button')) example.click()")
+    page.fill("#prompt textarea", "in the snow")
+    set_steps(page, 1)
+    drawn(page)
+    assert shown_recipe(page)["references"] == [content_hash(open_picture(EXAMPLES[-1]))]
+    remove(page)
+    noise().resize((3000, 3000)).save(tmp_path / "slow.png")
+    (tmp_path / "quick.png").write_bytes(transparent())
+    page.set_input_files("#reference input[type=file]", tmp_path / "slow.png")
+    page.click("#reference button[aria-label='Remove Image']")
+    page.set_input_files("#reference input[type=file]", tmp_path / "quick.png")
+    page.wait_for_selector("#looked:has-text('transparent')")
 
 
 def test_a_picture_from_the_clipboard(idle):
@@ -208,7 +231,7 @@ def test_a_picture_from_the_clipboard(idle):
 
 def test_a_picture_from_the_camera(idle):
     if idle.locator("#reference img").count():
-        idle.click("#reference button[aria-label='Remove Image']")
+        remove(idle)
     idle.click("#reference button[aria-label='Capture from camera']")
     idle.click("#reference button:has-text('Click to Access Webcam')")
     idle.wait_for_function("document.querySelector('#reference video')?.videoWidth > 0")
@@ -291,18 +314,11 @@ def test_moved_borders_are_the_recipes_and_what_is_changed_during_a_run_stays(pa
     agreed(page, (0, 0.5, 0.75), moved, "gentle")
 
 
-STATES = """() => {
-    window.states = new Set()
-    const note = () => states.add(document.querySelector('.status').dataset.state)
-    new MutationObserver(note).observe(document.querySelector('#status'), {subtree: true, childList: true})
-}"""
-
-
 def test_a_picture_chosen_during_a_run_leaves_the_status_line_to_the_run(page):
     ask(page, steps=100)
     start(page)
     filled(page, 3)
     page.evaluate(STATES)
-    page.click("#examples button >> nth=1")
-    page.wait_for_timeout(1000)
-    assert page.evaluate("[...states]") == ["busy"]
+    pick(page, 1)
+    page.wait_for_function("states.size")
+    assert set(page.evaluate("[...states]")) <= {"busy", "done"}, "the page no longer says how far the run is"

@@ -12,12 +12,14 @@ from browsing import (
     drawn,
     drop,
     ended,
+    forgive,
     line,
     noise,
     opened,
     paste,
     pick,
     reload,
+    remove,
     saved,
     set_steps,
     shown_recipe,
@@ -135,6 +137,7 @@ def test_links_that_are_wrong_get_a_sentence(visit, made):
         page.goto(f"{page.url.partition('?')[0]}?{make(made[1])}")
         page.wait_for_selector(f".status[data-state=failed] .line:has-text('{said}')")
         assert controls(page) == before, "something was set all the same"
+    forgive(page)
     assert page.evaluate("window.hacked") is None
     ask(page, steps=2)
     drawn(page)
@@ -172,8 +175,8 @@ def test_files_and_texts_that_are_no_recipe_get_a_sentence(page, made, tmp_path)
         page.wait_for_selector(f".status[data-state=failed] .line:has-text('{said}')")
         page.wait_for_selector(f".toast-body:has-text('{said}')")
     for text, said in (
-        ("", "There is no recipe"), ("/etc/passwd", "not valid JSON"), (str(made[0]), "not valid JSON"),
-        ("[" * 50_000, "not valid JSON"), ("a" * 10_000_000, "10,000,000 characters"), ("[1]", "no version"),
+        ("/etc/passwd", "not valid JSON"), ("", "There is no recipe"), (str(made[0]), "not valid JSON"),
+        ("a" * 10_000_000, "10,000,000 characters"), ("[" * 50_000, "not valid JSON"), ("[1]", "no version"),
         (json.dumps(recipe | {"extra": 1}), "does not know"), (json.dumps(recipe | {"seed": "0"}), "damaged: seed"),
         (json.dumps(recipe | {"profile": HOSTILE}), "This recipe is of profile <img"),
     ):  # fmt: skip
@@ -206,7 +209,7 @@ def test_a_recipe_whose_subject_is_not_here_sets_the_rest(page, made, tmp_path):
     pick(page)
     picture = tmp_path / "own.png"
     Image.effect_noise((64, 64), 90).convert("RGB").save(picture)
-    page.click("#reference button[aria-label='Remove Image']")
+    remove(page)
     page.set_input_files("#reference input[type=file]", picture)
     page.wait_for_selector("#looked .check")
     page.fill("#prompt textarea", "in the snow")
@@ -227,20 +230,20 @@ def test_a_recipe_whose_subject_is_not_here_sets_the_rest(page, made, tmp_path):
     assert page.locator("#reference img").count() == 0
     pick(page)  # an example is another picture too, and so is a part of it
     page.wait_for_selector(f".status .line:has-text('{OTHER}')")
-    page.click("#reference button[aria-label='Remove Image']")
+    remove(page)
     noise().save(tmp_path / "other.png")
     give(page, tmp_path / "other.png", OTHER)
-    page.click("#reference button[aria-label='Remove Image']")
+    remove(page)
     give(page, picture, "This is the picture the recipe was made with")
     assert drawn(page) == source
-    page.click("#reference button[aria-label='Remove Image']")
+    remove(page)
     give(page, tmp_path / "other.png", "Ready when you are")  # a picture that was made here asks for no other
 
 
 def give(page, picture, said):
     page.set_input_files("#reference input[type=file]", picture)
-    page.wait_for_selector(f".status .line:has-text('{said}')")
     page.wait_for_selector("#looked .check")
+    page.wait_for_selector(f".status .line:has-text('{said}')")
 
 
 # --- out ------------------------------------------------------------------------------------------------------------
@@ -275,7 +278,7 @@ def test_a_picture_drawn_again_leaves_the_comparison_as_it_is(visit, made):
         start(page, press)
         ended(page)
         tab(page, "Compare")
-        page.wait_for_timeout(300)
+        page.wait_for_function("[...document.querySelectorAll('#compare img')].every(img => img.complete)")
         assert compared() == before, f"{press} compares the picture with itself"
 
 

@@ -1,7 +1,7 @@
 """Several subjects on a page whose profile takes three, in the browser. The page runs in this process."""
 
 import pytest
-from browsing import drawn, ended, opened, pick, set_steps, shown_recipe, start, tab
+from browsing import drawn, ended, opened, pick, remove, set_steps, shown_recipe, start, tab
 from gradio_client import Client, handle_file
 from serving import free_port
 from tiny import random_picture
@@ -38,6 +38,7 @@ def give(page, number, file):
 
 def test_boxes_appear_one_by_one_and_their_pictures_come_back(address, browser, subjects):
     page = opened(address, browser.new_context(viewport={"width": 390, "height": 844}))
+    page.wait_for_selector("#reference-2")
     assert [page.is_visible(f"#reference-{number}") for number in (2, 3)] == [True, False]
     for number, file in enumerate(subjects, 1):
         give(page, number, file)
@@ -46,8 +47,8 @@ def test_boxes_appear_one_by_one_and_their_pictures_come_back(address, browser, 
     set_steps(page, 3)
     source = drawn(page)
     assert shown_recipe(page)["references"] == HASHES
-    page.click("#reference-3 button[aria-label='Remove Image']")
-    page.click("#reference-2 button[aria-label='Remove Image']")
+    remove(page, "-3")
+    remove(page, "-2")
     before = page.get_attribute("#reference img", "src")
     pick(page)
     page.wait_for_function("src => document.querySelector('#reference img').src !== src", arg=before)

@@ -44,6 +44,12 @@ def look(page, state, modes=("light", "dark")):
     return said
 
 
+def stop(page):
+    """Stops a run, where it is not over already."""
+    page.evaluate("document.querySelector('#stop').click()")
+    rested(page)
+
+
 def toasted(page):
     """Until a toast is there in full."""
     page.wait_for_selector(".toast-title")
@@ -76,15 +82,12 @@ def test_axe_finds_nothing_in_any_state(still, visit, width):
         start(page)
         page.wait_for_selector(IN_LINE)
         said += look(page, "in line", [mode])
-        page.click("#stop")
-        rested(page)
-        other.click("#stop")
-        rested(other)
+        stop(page)
+        stop(other)
         start(page)
         filled(page, 2)
         said += look(page, "running", [mode])
-        page.click("#stop")
-        rested(page)
+        stop(page)
     said += look(page, "stopped")
     set_steps(page, 4)
     drawn(page)
@@ -115,8 +118,10 @@ def test_nothing_scrolls_sideways(page):
     drawn(page)
     drawn(page)
     page.click("#about > button")
-    for name in ("History", "Compare", "Recipe"):
+    page.wait_for_selector("#about .prose")
+    for name, part in {"History": ".past", "Compare": "#compare img >> nth=1", "Recipe": "#recipe-json"}.items():
         tab(page, name)
+        page.wait_for_selector(part)
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 800})
             inside = page.evaluate("document.documentElement.scrollWidth")
@@ -139,19 +144,20 @@ def test_generate_and_the_preview_are_both_on_the_screen_after_the_click(page, w
     page.evaluate("scrollTo(0, 0)")
     start(page, lambda: page.evaluate("document.querySelector('#generate').click()"))  # a mouse's click would scroll
     filled(page, 2)
-    page.wait_for_timeout(1000)  # where it scrolls, it scrolls smoothly
-    parts = ["#generate", "#view img", *([".status .line"] if height > 500 else [])]
-    boxes = {part: page.locator(part).bounding_box() for part in parts}
-    out = [part for part, box in boxes.items() if box["y"] < 0 or box["y"] + box["height"] > height]
-    assert not out, f"of {boxes} not on the screen of {width} x {height}: {out}"
+    for part in ("#generate", "#view img", *([".status .line"] if height > 500 else [])):
+        page.wait_for_function(
+            """([part, height]) => { const {top, bottom} = document.querySelector(part).getBoundingClientRect()
+                return top >= 0 && bottom <= height }""",  # where the page scrolls, it scrolls smoothly
+            arg=[part, height],
+        )
 
 
 def test_a_page_that_shows_the_preview_is_not_scrolled_by_generate(page):
+    page.emulate_media(reduced_motion="reduce")  # then it scrolls at once
     ask(page, steps=100)
     page.evaluate("scrollTo(0, 40)")
     start(page, lambda: page.evaluate("document.querySelector('#generate').click()"))
     filled(page, 2)
-    page.wait_for_timeout(1000)
     assert page.evaluate("scrollY") == 40
 
 
@@ -202,7 +208,12 @@ def test_the_border_of_the_comparison_moves_by_keys(page):
     drawn(page)
     drawn(page)
     tab(page, "Compare")
-    page.wait_for_function("document.querySelector('#compare img.fixed')?.style.clipPath.includes('%')")
+    page.wait_for_function(
+        """() => { const images = [...document.querySelectorAll('#compare img')]
+            const share = document.querySelector('#compare img.fixed')?.style.clipPath.match(/([\\d.]+)%\\)/)?.[1]
+            return images.length === 2 && images.every(img => img.complete && img.naturalWidth)
+                && Math.abs(share - 50) < 1 }"""
+    )
     border = page.locator("#compare [role=slider]")
     border.focus()
     ways = [("ArrowRight", 51, 53), ("PageDown", 41, 43), ("Home", 0, 0), ("ArrowLeft", 0, 0), ("End", 99, 100)]

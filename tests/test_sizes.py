@@ -37,9 +37,13 @@ def page(address, browser):
     page.context.close()
 
 
-def natural(page):
-    """Width and height of the finished picture."""
-    return page.locator(".view img").evaluate("({naturalWidth, naturalHeight}) => [naturalWidth, naturalHeight]")
+def measures(page, width, height):
+    """Waits until the finished picture is there in its size."""
+    page.wait_for_function(
+        """([width, height]) => { const img = document.querySelector('.view[data-state=done] img')
+            return img?.complete && img.naturalWidth === width && img.naturalHeight === height }""",
+        arg=[width, height],
+    )
 
 
 def looks(page, size):
@@ -61,7 +65,7 @@ def test_a_size_is_drawn_and_comes_back_with_its_recipe(page):
     set_slider(page, "height", 48)
     looks(page, "96 × 48")
     source = drawn(page)
-    assert natural(page) == [96, 48]
+    measures(page, 96, 48)
     assert {name: shown_recipe(page)[name] for name in ("width", "height")} == {"width": 96, "height": 48}
     set_slider(page, "width", 64)
     looks(page, "64 × 48")

@@ -3,13 +3,21 @@
 import time
 
 import pytest
-from browsing import ask, drawn, ended, filled, line, reload, rested, set_steps, shown_recipe, start, tab
+from browsing import answered, ask, drawn, ended, filled, line, reload, rested, set_steps, shown_recipe, start, tab
+
+
+def pace(page):
+    """Seconds of a step, once ten are done."""
+    filled(page, 5)
+    began = time.monotonic()
+    filled(page, 10)
+    return (time.monotonic() - began) / 5
 
 
 def test_stop_frees_the_device_and_the_page(page):
     ask(page, steps=100)
     start(page)
-    filled(page, 5)
+    step = pace(page)
     page.click("#stop")
     page.wait_for_selector(".status[data-state=stopped]")
     rested(page)
@@ -21,7 +29,7 @@ def test_stop_frees_the_device_and_the_page(page):
     began = time.monotonic()
     drawn(page)
     assert page.locator(".timeline .steps i").count() == 2, "the cells are still the stopped run's"
-    assert time.monotonic() - began < 5, (
+    assert time.monotonic() - began < max(5, 60 * step), (
         "after Stop the next run took long: does the stopped one still hold the device?"
     )
 
@@ -32,6 +40,7 @@ def test_what_was_drawn_before_stop_can_be_branched_from(page):
     filled(page, 5)
     page.click("#stop")
     page.wait_for_selector(".status[data-state=stopped]")
+    rested(page)
     page.click(".frame >> nth=2")
     page.wait_for_selector("#branch:enabled")
     page.click("#preset label:has(input[value=identity])")
@@ -49,13 +58,14 @@ def test_stop_at_once_and_stop_too_late(page):
     page.wait_for_selector(".status[data-state=stopped]")
     rested(page)
     set_steps(page, 3)
-    start(page)
     page.evaluate(  # in the browser, since no test is as quick as the last step
-        """new Promise(done => new MutationObserver((_, seen) => {
-            if (document.querySelectorAll('.timeline .steps i.on').length < 3) return;
+        """() => { window.late = new Promise(done => new MutationObserver((_, seen) => {
+            if (document.querySelectorAll('.timeline .steps i.on').length !== 3) return;
             seen.disconnect(); document.querySelector('#stop').click(); done();
-        }).observe(document.querySelector('#timeline'), {subtree: true, attributes: true, childList: true}))"""
+        }).observe(document.querySelector('#timeline'), {subtree: true, attributes: true, childList: true})) }"""
     )
+    start(page)
+    page.evaluate("late")
     rested(page)
     page.wait_for_selector("#stop:disabled")
     page.wait_for_timeout(300)
@@ -111,12 +121,12 @@ def test_a_double_click_and_enter_during_a_run_start_one_run(page):
 def test_a_reload_in_the_middle_of_a_run_ends_it(page):
     ask(page, steps=100)
     start(page)
-    filled(page, 5)
+    step = pace(page)
     reload(page)
     ask(page, steps=2)
     began = time.monotonic()
     drawn(page)
-    assert time.monotonic() - began < 5, "the run of the page before the reload still holds the device"
+    assert time.monotonic() - began < max(5, 60 * step), "the run of the page before the reload still holds the device"
     assert page.locator(".frame").count() == 2
 
 
@@ -158,7 +168,7 @@ def test_a_closed_tab_frees_the_device(visit):
         f"\nclosed tab to the next visitor's first step: {waited:.2f} s; a step {per_step:.3f}, left {remaining:.1f} s"
     )
     second.wait_for_selector(".status[data-state=done]")
-    assert waited < remaining * 0.6 + 0.2, (
+    assert waited < remaining * 0.8 + 0.2, (
         f"the next visitor's first step came {waited:.2f} s after the tab was closed, with {remaining:.2f} s left. "
         f"Is the handler still a generator that frees the device in `finally`?"
     )
@@ -170,8 +180,8 @@ def test_frames_of_an_older_run_cannot_be_branched_from_while_another_goes(page)
     set_steps(page, 100)
     start(page)
     filled(page, 60)  # the film shows the first stage
-    page.click(".frame >> nth=0")
-    page.wait_for_timeout(200)
+    with answered(page, "pick"):
+        page.evaluate("document.querySelector('.frame').click()")  # the film scrolls on under a mouse
     free = "!document.querySelector('#branch').disabled && !document.querySelector('#stop').disabled"
     assert not page.evaluate(free), "a branch is offered while a run goes"
     ended(page)

@@ -84,7 +84,8 @@ def pictures(handlers: Handlers, asked: Sequence[Subject], gallery: gr.HTML, par
             return subjects.renewed(handlers, sent, uncropped, size)
 
         shown, given = [one.picture, parts.status, one.looked], [one.picture, one.uncropped]
-        one.picture.upload(look, inputs=[going, one.picture, parts.recipe, *size], outputs=shown, **QUEUED)
+        sent = [going, one.picture, parts.recipe, *size]
+        one.picture.upload(look, inputs=sent, outputs=shown, trigger_mode="always_last", **QUEUED)
         one.picture.clear(lambda: "", outputs=one.looked, **LIGHT)
         one.looked.pick(crop, inputs=[going, *given, parts.recipe, *size], outputs=[*shown, one.uncropped], **QUEUED)
         if size and handlers.models.profile.at_target:
@@ -92,7 +93,7 @@ def pictures(handlers: Handlers, asked: Sequence[Subject], gallery: gr.HTML, par
             gr.on(changes, renew, inputs=[*given, *size], outputs=one.looked, trigger_mode="always_last", **QUEUED)
 
     shown = [asked[0].picture, parts.status, asked[0].looked]
-    gallery.pick(pick, inputs=[going, parts.recipe, *size], outputs=shown, **LIGHT)
+    gallery.pick(pick, inputs=[going, parts.recipe, *size], outputs=shown, trigger_mode="multiple", **LIGHT)
     for place, one in enumerate(asked):
         listen(place, one)
 
@@ -242,7 +243,8 @@ def runs(
             end(after, inputs=needs, outputs=sets, **LIGHT)
     stop.click(fn=None, js=STOPPING, inputs=parts.status, outputs=[stop, parts.status])
     stop.click(stopped, inputs=going, **LIGHT)
-    parts.film.pick(pick, inputs=going, outputs=[parts.chosen, parts.branch, parts.status], **LIGHT)
+    writes = [parts.chosen, parts.branch, parts.status]
+    parts.film.pick(pick, inputs=going, outputs=writes, trigger_mode="multiple", **LIGHT)  # the latest holds
 
 
 def resting(now: Going | None) -> bool:
