@@ -4,14 +4,12 @@ import urllib.request
 
 import numpy as np
 from browsing import (
-    EXAMPLES,
     STATES,
     ask,
     bomb,
     cells,
     chips,
     chosen,
-    drawn,
     ended,
     filled,
     noise,
@@ -26,7 +24,6 @@ from browsing import (
 from PIL import Image
 
 from squeeze.balance import PRESETS
-from squeeze.images import content_hash, open_picture
 from squeeze.models.profiles import PROFILES
 from squeeze.recipe import read_png
 
@@ -200,13 +197,7 @@ def test_unusual_pictures_work(page, tmp_path):
         page.wait_for_selector("#reference img", state="detached")
 
 
-def test_of_quick_choices_the_latest_holds(page, tmp_path):
-    page.evaluate("for (const example of document.querySelectorAll('#examples button')) example.click()")
-    page.fill("#prompt textarea", "in the snow")
-    set_steps(page, 1)
-    drawn(page)
-    assert shown_recipe(page)["references"] == [content_hash(open_picture(EXAMPLES[-1]))]
-    remove(page)
+def test_an_upload_is_looked_at_though_the_one_before_still_is(page, tmp_path):
     noise().resize((3000, 3000)).save(tmp_path / "slow.png")
     (tmp_path / "quick.png").write_bytes(transparent())
     page.set_input_files("#reference input[type=file]", tmp_path / "slow.png")

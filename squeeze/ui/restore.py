@@ -102,9 +102,7 @@ def memory(
     source["use"].click(from_text, inputs=[going, text, *pictures], outputs=restores, **QUEUED)
     source["save"].click(fn=None, js=SAVE, inputs=parts.forms["json"])
     source["history"].pick(from_past, inputs=[going, past, *pictures], outputs=restores, **QUEUED)
-    source["history"].told(
-        told, inputs=past, outputs=[past, source["history"]], trigger_mode="multiple", **LIGHT
-    )  # each word of another tab, not only the first
+    source["history"].told(told, inputs=past, outputs=[past, source["history"]], **LIGHT)
     past.change(fn=None, js=TELL, inputs=past)
     source["clear"].click(lambda: ([], history([], {})), outputs=[past, source["history"]], **LIGHT)
     page.load(opened, inputs=past, outputs=[*restores, source["history"]], **QUEUED)

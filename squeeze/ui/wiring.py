@@ -90,10 +90,10 @@ def pictures(handlers: Handlers, asked: Sequence[Subject], gallery: gr.HTML, par
         one.looked.pick(crop, inputs=[going, *given, parts.recipe, *size], outputs=[*shown, one.uncropped], **QUEUED)
         if size and handlers.models.profile.at_target:
             changes = [side.change for side in size]
-            gr.on(changes, renew, inputs=[*given, *size], outputs=one.looked, trigger_mode="always_last", **QUEUED)
+            gr.on(changes, renew, inputs=[*given, *size], outputs=one.looked, **QUEUED)
 
     shown = [asked[0].picture, parts.status, asked[0].looked]
-    gallery.pick(pick, inputs=[going, parts.recipe, *size], outputs=shown, trigger_mode="multiple", **LIGHT)
+    gallery.pick(pick, inputs=[going, parts.recipe, *size], outputs=shown, **LIGHT)
     for place, one in enumerate(asked):
         listen(place, one)
 
@@ -243,8 +243,7 @@ def runs(
             end(after, inputs=needs, outputs=sets, **LIGHT)
     stop.click(fn=None, js=STOPPING, inputs=parts.status, outputs=[stop, parts.status])
     stop.click(stopped, inputs=going, **LIGHT)
-    writes = [parts.chosen, parts.branch, parts.status]
-    parts.film.pick(pick, inputs=going, outputs=writes, trigger_mode="multiple", **LIGHT)  # the latest holds
+    parts.film.pick(pick, inputs=going, outputs=[parts.chosen, parts.branch, parts.status], **LIGHT)
 
 
 def resting(now: Going | None) -> bool:
