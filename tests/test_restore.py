@@ -5,6 +5,7 @@ from urllib.parse import urlencode
 
 import pytest
 from browsing import (
+    HANDLERS,
     ask,
     cells,
     chips,
@@ -92,10 +93,12 @@ def restored(page, recipe, source):
 
 def test_a_png_dropped_sets_every_control(page, made):
     path, recipe, source = made
+    taking, taken = page.evaluate(HANDLERS, ["from_file"]), []
+    page.on("request", lambda asked: taken.append(asked) if "/queue/join" in asked.url else None)
     drop(page, path)
     restored(page, recipe, source)
-    page.wait_for_timeout(200)
-    assert line(page).startswith("Done in"), "the recipe was taken again after the run"
+    numbers = [asked.post_data_json["fn_index"] for asked in taken]
+    assert sum(number in taking for number in numbers) == 1, "the recipe was taken again after the run"
 
 
 def test_json_from_a_file_and_pasted_sets_every_control(page, made, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from browsing import SLOW
+from browsing import SLOW, calm, of
 
 from squeeze.ui import texts
 from squeeze.ui.theme import theme
@@ -75,6 +75,10 @@ def page(demo, browser):
     page.set_default_timeout(SLOW)
     page.on("console", lambda said: written.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: written.append(str(error)))
+    page.asking = set()  # what the browser has said and Python has not answered
+    page.on("request", lambda asked: page.asking.add(asked) if of(asked) is not None else None)
+    page.on("requestfinished", lambda asked: page.asking.discard(asked))
+    page.on("requestfailed", lambda asked: page.asking.discard(asked))
     page.goto(demo.address)
     page.wait_for_selector(".timeline .steps i >> nth=24")
     page.hover(".timeline .sum")  # once gradio has taken its cover off
@@ -124,10 +128,11 @@ def pull(page, selector, right=0.0, up=0.0, let_go=True):
 
 def heard(demo, page):
     """The last value that Python heard, once the browser has nothing more to say."""
-    for _ in range(100):
+    for _ in range(200):
         before = len(demo.heard)
-        page.wait_for_timeout(150)
-        if demo.heard and len(demo.heard) == before:
+        page.wait_for_timeout(100)
+        calm(page)
+        if demo.heard and len(demo.heard) == before and not page.asking:
             return demo.heard[-1]
     pytest.fail("Python heard of no input")
 
@@ -316,8 +321,9 @@ def test_a_run_of_the_shown_steps_stays_filled_until_a_border_moves(page):
 def test_a_drag_outlives_what_comes_from_python(demo, page):
     pull(page, level(2), up=10, let_go=False)
     page.wait_for_function("document.querySelectorAll('.timeline .chip')[1].textContent === '0.70'")
-    page.evaluate("document.querySelector('#set').click()")
-    page.wait_for_timeout(500)
+    with page.expect_request_finished(lambda asked: of(asked) is not None):
+        page.evaluate("document.querySelector('#set').click()")
+    calm(page)
     assert (shown(page), balances(page)) == (COUNTS, (0, 0.7, 1)), "a handle was taken out of the visitor's hand"
     page.mouse.up()
     page.wait_for_timeout(300)
