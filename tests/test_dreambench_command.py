@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import random_picture
+from tiny import copy_with_other_weights, random_picture
 from tiny_metrics import contents, write_metrics
 
 from squeeze.cli import main
+from squeeze.models.sources import revision
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST = "Loading weights:   0%"  # what transformers writes of each model that a process loads
@@ -50,13 +51,11 @@ def test_same_command_same_json(command, tmp_path, capsys):
 def test_results_of_another_run_are_refused(command, data, checkpoints, tmp_path, capsys):
     assert main([*command, "--limit", "1"]) == 0
     before = contents(tmp_path / "out")
-    other = Path(shutil.copytree(ROOT / "assets" / "plush", tmp_path / "other"))
-    trained = json.loads((other / "training.json").read_text())
-    (other / "training.json").write_text(json.dumps(trained | {"revision": "0123456789ab"}))
+    other = copy_with_other_weights(ROOT / "assets" / "plush", tmp_path / "other")
     changed = Path(shutil.copytree(data, tmp_path / "changed"))
     random_picture(77).save(changed / "can" / "01.jpg")
     for more, says in (
-        (["--weights", str(other)], '"0123456789ab" now'),
+        (["--weights", str(other)], f'"{revision(other)}" now'),
         (["--seeds", "2"], "seeds 1 there, 2 now"),
         (["--cfg", "1"], "cfg nothing there, 1 now"),
         (["--metrics", str(write_metrics(tmp_path / "metrics", seed=3))], ": metrics {"),

@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny import copy_with_other_weights
 from tiny_metrics import contents
 
 from squeeze.cli import main
 from squeeze.evaluation import parts, plush
 from squeeze.models.loading import load
 from squeeze.models.profiles import find_profile
+from squeeze.models.sources import revision
 from squeeze.plush.probe import Probe
 from squeeze.plush.render import render, visible
 from squeeze.training.data import draw_labelled, to_unit
@@ -105,12 +107,10 @@ def test_results_of_another_run_are_refused(tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
     assert main([*COMMAND, *out]) == 0
     before = contents(tmp_path / "out")
-    other = Path(shutil.copytree(ASSETS, tmp_path / "other"))
-    trained = json.loads((other / "training.json").read_text())
-    (other / "training.json").write_text(json.dumps(trained | {"revision": "0123456789ab"}))
+    other = copy_with_other_weights(ASSETS, tmp_path / "other")
     capsys.readouterr()
     for more, says in (
-        (["--weights", str(other)], '"0123456789ab" now'),
+        (["--weights", str(other)], f'"{revision(other)}" now'),
         (["--steps", "2"], "steps 1 there, 2 now"),
     ):
         assert main([*COMMAND, *out, *more]) == 2, f"{more} was mixed with other results"

@@ -1,18 +1,19 @@
 """Weights that are missing, damaged, or of different models are refused with the folder's name and the remedy."""
 
+import json
 import shutil
-from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import CHANNELS, make_aggregation, make_vae, randomised, tiny_profile
+from tiny import CHANNELS, copy_with_other_weights, make_aggregation, make_vae, randomised, tiny_profile
 
 from squeeze.models.aggregation import Aggregation
 from squeeze.models.loading import LoadError, load
 from squeeze.models.profiles import PROFILES
-from squeeze.training.run import revision
+from squeeze.models.sources import revision
 
 
 @pytest.fixture
@@ -33,12 +34,13 @@ def test_everything_is_placed_and_in_evaluation_mode(models):
         assert not module.training
         assert {weight.device for weight in module.parameters()} == {torch.device("cpu")}
         assert {weight.dtype for weight in module.parameters()} == {torch.float32}
-    assert models.revision == "tiny"
+    assert models.revision == revision(models.profile.folder)
 
 
 def test_the_shipped_weights_load_and_are_those_of_their_record():
     folder = PROFILES["plush"].folder
-    assert load(PROFILES["plush"]).revision == revision(folder), "training.json is of other weights than lie beside it"
+    noted = json.loads((folder / "training.json").read_text())["revision"]
+    assert load(PROFILES["plush"]).revision == noted, "training.json is of other weights than lie beside it"
     sizes = [path.stat().st_size for path in folder.rglob("*.safetensors")]
     assert max(sizes) < 15_000_000, "a file that git should not hold"
     assert sum(sizes) < 30_000_000, "more than a clone should bring"
@@ -98,11 +100,20 @@ def test_a_damaged_file(damaged, file, how):
     assert "\n" not in message, "one sentence, not a traceback"
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"thresholds": 1}'])
 def test_a_damaged_record(damaged, content):
     copy, said = damaged
-    (copy / "training.json").unlink() if content is None else (copy / "training.json").write_text(content)
-    assert "training.json" in said()
+    (copy / "training.json").write_text(content)
+    assert "training.json is damaged" in said()
+
+
+def test_weights_for_pictures_of_another_size(tmp_path):
+    copy = Path(shutil.copytree(PROFILES["plush"].folder, tmp_path / "small"))
+    small = PROFILES["plush"].at(64)
+    (copy / "training.json").write_text(json.dumps({"thresholds": {"shift": small.shift}}))
+    with pytest.raises(LoadError, match=r"another size than 128 x 128 pixels: their schedule's shift is -0\.000"):
+        load(PROFILES["plush"], folder=copy)
+    load(small, folder=copy)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +180,8 @@ def test_a_device_nobody_knows(folder):
 
 
 def test_another_folder_of_the_same_layout(folder, tmp_path):
-    copy = shutil.copytree(folder, tmp_path / "elsewhere")
-    (copy / "training.json").write_text('{"revision": "elsewhere"}')
-    loaded = load(replace(tiny_profile(folder)), folder=copy)
-    assert (loaded.revision, loaded.profile.folder) == ("elsewhere", copy)
+    copy = copy_with_other_weights(folder, tmp_path / "elsewhere")
+    (copy / "training.json").unlink()
+    loaded = load(tiny_profile(folder), folder=copy)
+    assert (loaded.revision, loaded.profile.folder) == (revision(copy), copy)
+    assert loaded.revision != revision(folder), "a recipe would not tell these weights from the others"

@@ -304,7 +304,7 @@ def test_the_recipe_names_all_that_made_it(models, request_for):
     asked = request_for(prompt="  a toy\n on the  beach ")
     recipe = recipe_of(models, asked, STAGES)
     assert recipe["references"] == [content_hash(asked.references[0])]
-    assert recipe["revision"] == "tiny"
+    assert recipe["revision"] == models.revision
     for field in ("balance", "steps", "cfg", "guidance", "seed", "height", "width", "uncond", "late_text"):
         value = getattr(asked, field)
         assert recipe[field] == (list(value) if isinstance(value, tuple) else value)

@@ -191,7 +191,9 @@ def test_a_table_of_other_weights_is_refused(tmp_path: Path, capsys):
 
 
 def test_seeds_steps_and_sizes_have_results_of_their_own(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(tables, "train_variant", lambda *_: PLUSH.folder)
+    weights = shutil.copytree(PLUSH.folder, tmp_path / "weights")
+    (weights / "training.json").unlink()  # which says that they are for 128 pixels
+    monkeypatch.setattr(tables, "train_variant", lambda *_: weights)
     monkeypatch.setattr(tables, "measured", lambda *_: {})
     for steps, size, seed in ((10, None, 0), (10, None, 1), (20, None, 0), (10, 64, 0)):
         list(run_table("layers", PLUSH, 1, tmp_path, steps=steps, size=size, seed=seed, only="early"))

@@ -14,7 +14,7 @@ from squeeze.files import WriteError
 from squeeze.models.mllm import Mllm
 from squeeze.models.parts import read_map
 from squeeze.models.profiles import PROFILES
-from squeeze.models.sources import LoadError
+from squeeze.models.sources import LoadError, revision
 from squeeze.training import mllm as mllm_module
 from squeeze.training import parts, phases, preview
 from squeeze.training.data import Pool, draw_cases, draw_labelled, to_unit
@@ -24,7 +24,6 @@ from squeeze.training.objective import Dropout, draw_kept, draw_times, flow_loss
 from squeeze.training.parts import ProbePart, VaePart
 from squeeze.training.phases import PhasePart
 from squeeze.training.preview import PreviewPart
-from squeeze.training.run import revision
 
 SHIPPED = PROFILES["plush"].folder
 NAMES = ("vae", "decoder", "preview", "probe", "mllm", "phase1", "phase2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel, LongCatImageTransformer2DModel
 from peft import LoraConfig, PeftModel
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
@@ -183,7 +184,17 @@ def write_models(folder: Path) -> None:
         "bias": torch.randn(3 * 64, generator=generator) / 6,
     }
     save_file(preview, folder / "vae" / "preview.safetensors")
-    (folder / "training.json").write_text(json.dumps({"runs": [], "revision": "tiny"}))
+    (folder / "training.json").write_text(json.dumps({"runs": []}))
+
+
+def copy_with_other_weights(folder: Path, copy: Path) -> Path:
+    """A copy of a folder of the shipped layout whose pictures are others: one weight of the aggregation is."""
+    shutil.copytree(folder, copy)
+    (path,) = (copy / "aggregation").glob("*.safetensors")
+    weights = load_file(path)
+    next(iter(weights.values())).view(-1)[0] += 1
+    save_file(weights, path)
+    return copy
 
 
 def tiny_profile(folder: Path) -> Profile:

@@ -22,9 +22,9 @@ from ..balance import PRESETS, steps_per_stage
 from ..files import AGAIN, not_written, write_text
 from ..models.loading import Models, load
 from ..models.profiles import Profile
+from ..models.sources import revision
 from ..plush.probe import Probe
 from ..sampling import noisier, schedule, shift_for
-from ..training.run import revision
 from . import plush
 from .parts import load_probe
 from .records import EvaluationError, Records

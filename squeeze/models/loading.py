@@ -21,7 +21,7 @@ from .memory import Plan, check_name, choose, free_bytes, host_bytes, measure
 from .mllm import Mllm
 from .parts import read_aggregation, read_dit, read_mllm, read_preview, read_vae
 from .profiles import Profile
-from .sources import LoadError, Located, check_weights, locate, revision_of
+from .sources import LoadError, Located, check_size, check_weights, locate, revision_of
 from .turns import HOST, Turns
 from .vae import PreviewMap, Vae
 
@@ -81,6 +81,8 @@ def load(
         check_bitsandbytes(place)
     if compiled:
         check_compiler(place)
+    if not profile.sources:
+        check_size(profile)
     parts = locate(profile, (added.revisions if added else {}) | dict(revisions or {}))
     if added:
         parts["aggregation"] = added.part("aggregation")

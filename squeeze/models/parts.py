@@ -28,10 +28,8 @@ from .dit import Dit, LongCat
 from .mllm import Mllm
 from .profiles import Profile
 from .qwen import Qwen
-from .sources import Located, read_part
+from .sources import PREVIEW, Located, read_part
 from .vae import PreviewMap, Vae, fitted_preview
-
-PREVIEW = "preview.safetensors"  # the preview map, in the VAE's folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 PARTS = ("mllm", "tokenizer", "processor", "aggregation", "transformer", "vae")
 WANTED = ("*.json", "*.safetensors", "*.txt")  # of a folder on the hub: no weights in other formats, no pictures
+PREVIEW = "preview.safetensors"  # the preview map, in the VAE's folder
 SAMPLES, SAMPLE = 64, 4096  # places and bytes that are read of each file of weights to tell it from another
 
 
@@ -77,16 +78,39 @@ def revisions_of(texts: Sequence[str]) -> dict[str, str]:
 
 
 def revision_of(parts: Mapping[str, Located], profile: Profile, adapter: str | None) -> str:
-    """What identifies all weights in recipes and caches: the one written beside an embedded model, else a hash over
-    where each part comes from, with the adapter's own revision."""
+    """What identifies all weights in recipes and caches: a hash over the files of an embedded model, else over where
+    each part comes from, with the adapter's own revision."""
     if not profile.sources:
-        path = profile.folder / "training.json"
-        try:
-            return str(json.loads(path.read_text())["revision"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LoadError(f"{path} is missing or damaged. Restore it from the project's repository.") from error
+        return revision(profile.folder)
     origins = [f"{name}={part.origin}" for name, part in sorted(parts.items())] + [f"adapter={adapter}"]
     return hashlib.sha256("\n".join(origins).encode()).hexdigest()[:12]
+
+
+def revision(folder: Path) -> str:
+    """The first 12 hex digits of the SHA-256 over all weights of a folder but the preview map and the probe, which
+    change no picture."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        name = path.relative_to(folder).as_posix()
+        if path.name != PREVIEW and not name.startswith("probe/"):
+            digest.update(name.encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def check_size(profile: Profile) -> None:
+    """Raises LoadError where the record beside an embedded model's weights says that they were trained for pictures of
+    another size than the profile's, which the schedule's shift tells."""
+    path = profile.folder / "training.json"
+    try:
+        shift = json.loads(path.read_text()).get("thresholds", {}).get("shift") if path.exists() else None
+    except (OSError, ValueError, AttributeError) as error:
+        raise LoadError(f"{path} is damaged. Restore it from the project's repository, or remove it.") from error
+    if shift not in (None, profile.shift):
+        raise LoadError(
+            f"The weights in {profile.folder} were trained for pictures of another size than {profile.size} x "
+            f"{profile.size} pixels: their schedule's shift is {shift}, this profile's {profile.shift}. Choose others."
+        )
 
 
 def check_weights(part: Located) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..files import whole
-from ..models.parts import PREVIEW
+from ..models.sources import PREVIEW
 from ..models.vae import Vae, fit_preview
 from ..plush.probe import Probe, at_size, augment, probe_loss
 from ..plush.render import MATERIALS

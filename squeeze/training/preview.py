@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..files import whole
-from ..models.parts import PREVIEW, read_map
-from ..models.sources import read_part
+from ..models.parts import read_map
+from ..models.sources import PREVIEW, read_part
 from ..models.vae import PreviewMap, Vae
 from .data import Pool, chunk_seed, draw_labelled, to_bytes, to_unit
 from .loop import Schedule, read_start, start_of

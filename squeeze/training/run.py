@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import os
 import platform
@@ -22,9 +21,9 @@ from transformers import AutoTokenizer, GotOcr2ImageProcessorPil, InternVLForCon
 from ..files import write_text
 from ..models.loading import LoadError, find_device
 from ..models.mllm import Mllm
-from ..models.parts import PREVIEW, read_model
+from ..models.parts import read_model
 from ..models.profiles import PROFILES, Profile
-from ..models.sources import Located, read_part
+from ..models.sources import Located, read_part, revision
 from .loop import Part, Progress, checkpoint_name, fit, rank_and_world, show_progress
 from .mllm import MllmPart
 from .parts import ProbePart, VaePart
@@ -140,7 +139,8 @@ def note(out: Path, part: str, command: str, trainee: Part, last: Progress, devi
     path = out / "training.json"
     kept = json.loads(path.read_text()) if path.exists() else {"runs": []}
     kept["revision"] = revision(out)
-    kept["thresholds"] = {"tau1": profile.tau1, "tau2": profile.tau2, "shift": profile.shift}
+    thresholds = {"tau1": profile.tau1, "tau2": profile.tau2, "shift": profile.shift}
+    kept["thresholds"] = kept.get("thresholds", thresholds) if part in WRITES else thresholds  # the phases' pictures
     kept["runs"].append({
         "part": part, "command": command, "steps": last.step,
         "batch": trainee.schedule.batch * rank_and_world()[1],
@@ -150,15 +150,3 @@ def note(out: Path, part: str, command: str, trainee: Part, last: Progress, devi
         "torch": torch.__version__,
     })  # fmt: skip
     write_text(path, json.dumps(kept, indent=1) + "\n", f"go on with --resume {out}")
-
-
-def revision(folder: Path) -> str:
-    """The first 12 hex digits of the SHA-256 over all weights of a folder but the preview map and the probe, which
-    change no picture."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        name = path.relative_to(folder).as_posix()
-        if path.name != PREVIEW and not name.startswith("probe/"):
-            digest.update(name.encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
