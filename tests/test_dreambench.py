@@ -32,9 +32,9 @@ def bench(data) -> Bench:
 def run(models, metrics, bench, tmp_path):
     """Evaluates with the tiny models into `out`; gives the results in their order, stopped after `stop` of them."""
 
-    def evaluate(out: str = "out", stop: int | None = None, scorer=metrics):
+    def evaluate(out: str = "out", stop: int | None = None, scorer=metrics, steps: int = STEPS):
         folder = tmp_path / out
-        records, source = Records(folder), Drawn(models, folder / "pictures", {"steps": STEPS})
+        records, source = Records(folder), Drawn(models, folder / "pictures", {"steps": steps})
         going = dreambench.evaluate(draw_list(bench, 1), source, scorer, records, PartialState(cpu=True))
         results = []
         for _, _, result in going:
@@ -107,6 +107,23 @@ def test_a_picture_of_another_reference_is_drawn_again(run, tmp_path, models, be
     shutil.copy(kept, kept.with_name("01_0.png"))  # as if the other prompt's picture had been left by a stop
     run()
     assert read_png(kept.with_name("01_0.png"))["prompt"] != read_png(kept)["prompt"], "a wrong picture was scored"
+
+
+def test_a_picture_of_other_settings_is_drawn_again(run, tmp_path):
+    run()
+    shutil.rmtree(tmp_path / "out" / "cases")  # and with it what told the settings
+    run(steps=STEPS + 1)
+    for path in (tmp_path / "out" / "pictures").rglob("*.png"):
+        assert read_png(path)["steps"] == STEPS + 1
+
+
+def test_a_picture_that_was_damaged_after_it_was_scored_is_drawn_again(run, tmp_path):
+    run()
+    before = contents(tmp_path / "out")
+    damaged = next((tmp_path / "out" / "pictures").rglob("*.png"))
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    assert len(run()) == 1
+    assert contents(tmp_path / "out") == before
 
 
 def test_a_full_disk_under_the_picture(run, monkeypatch, tmp_path, forwards):

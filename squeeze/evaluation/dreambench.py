@@ -20,9 +20,9 @@ from ..events import finished
 from ..files import whole
 from ..images import content_hash, open_picture
 from ..models.loading import Models
-from ..pipeline import default_request, generate
+from ..pipeline import default_request, generate, plan, recipe_of
 from ..recipe import RecipeError, read_png, write_png
-from ..request import Request, RequestError, clean_prompt
+from ..request import Request, RequestError
 from .intervals import interval
 from .metrics import SCORES, Look, Metrics, score
 from .records import EvaluationError, Records
@@ -95,15 +95,14 @@ class Drawn:
         return open_picture(path)
 
     def _kept(self, path: Path, request: Request) -> bool:
-        """Whether the case's picture is there; the rest of its recipe is the run's, which Records.claim guards."""
+        """Whether the case's picture is there, undamaged and made by the same recipe but for versions of software."""
+        wanted = recipe_of(self.models, request, plan(self.models.profile, request)[1])
         try:
             recipe = read_png(path)
             intact = recipe["picture"] == content_hash(open_picture(path))
         except (RecipeError, RequestError):
             return False
-        hashes = [content_hash(reference) for reference in request.references]
-        made = (recipe["revision"], recipe["prompt"], recipe["seed"], recipe["references"])
-        return intact and made == (self.models.revision, clean_prompt(request.prompt), request.seed, hashes)
+        return intact and all(recipe[name] == value for name, value in wanted.items() if name != "software")
 
 
 class Found:
@@ -173,14 +172,12 @@ def evaluate(
 
 
 def _done(case: Case, source: Drawn | Found, records: Records) -> bool:
-    """Whether a case was scored. Another system's picture may have been changed since; ours are never."""
+    """Whether a case was scored by the picture that is there: it may have been changed or damaged since."""
     kept = records.read(case.name)
     if kept is None or not {"picture", *SCORES} <= kept.keys():
         return False
-    if isinstance(source, Drawn):
-        return source.path(case).is_file()
     try:
-        return kept["picture"] == content_hash(source.picture(case))
+        return kept["picture"] == content_hash(open_picture(source.path(case)))
     except RequestError:
         return False
 
