@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 
 from .balance import PRESETS
 from .cli_bench import add_bench
-from .cli_checks import above_zero, at_least_one, check_writable, share
+from .cli_checks import above_zero, at_least_one, check_writable, share, training_seed
 from .cli_evaluate import add_evaluate
 from .cli_models import add_models, load_models
 from .evaluation.records import EvaluationError
@@ -107,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--device", default="cpu", help="cpu or cuda")
     train.add_argument("--rate", type=above_zero, help="peak learning rate; each part has its own if left out")
     train.add_argument("--batch", type=at_least_one, help="samples a step; each part has its own if left out")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=training_seed, default=0)
     train.add_argument("--compile", action="store_true", help="phases only: minutes of compiling, then faster steps")
     train.add_argument("--singles", type=at_least_one, help="phases only: deepen the DiT to so many single blocks")
     ablation = train.add_argument_group("ablations", "phases only")
@@ -227,8 +226,6 @@ def _train(options: argparse.Namespace) -> int:
         )
         return 2
     check_writable(options.out / "training.json")
-    for stop in (signal.SIGINT, signal.SIGTERM):  # either way the loop writes its checkpoint before it ends
-        signal.signal(stop, signal.default_int_handler)
     command = shlex.join(["python", "-m", "squeeze", *sys.argv[1:]])
     try:
         train_plush(

@@ -54,6 +54,8 @@ def _bench(options: argparse.Namespace) -> int:
 def _kept(file: Path, made: dict[str, str]) -> dict[str, Any]:
     """The blocks that a report already holds. Raises RequestError where it cannot be written, LoadError where its
     figures are another machine's or it is no report."""
+    from .bench.rows import as_markdown
+
     if not file.parent.is_dir():
         raise RequestError("out", value=file, folder=file.parent)
     check_writable(file)
@@ -62,6 +64,7 @@ def _kept(file: Path, made: dict[str, str]) -> dict[str, Any]:
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         before, blocks = dict(report["made"]), dict(report["blocks"])
+        as_markdown(report)  # every block is whole
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LoadError(f"{file} is no report of this command, so it is not written over. Choose another.") from error
     differ = [name for name in made if before.get(name) != made[name]]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from .request import RequestError
 
+MOST_SEED = 999_999_999
+
 
 def above_zero(text: str) -> float:
     """A finite number above 0."""
@@ -35,6 +37,13 @@ def at_least_one(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text}")
     return value
+
+
+def training_seed(text: str) -> int:
+    """A whole number from 0 to MOST_SEED, from which the seeds of all samples follow."""
+    if not text.isascii() or not text.isdigit() or int(text) > MOST_SEED:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {MOST_SEED}, not {text}")
+    return int(text)
 
 
 def check_writable(path: Path) -> None:

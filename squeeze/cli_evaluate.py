@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from .balance import PRESETS
-from .cli_checks import check_writable
+from .cli_checks import check_writable, training_seed
 from .cli_models import FLAGS, add_models, load_models
 from .files import whole, write_text
 from .models.loading import LoadError, load
@@ -59,7 +58,7 @@ def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
         "--size", type=int, choices=(64, 128), help="pixels a side of variants' pictures; the profile's if left out"
     )
     table.add_argument("--processes", type=int, default=1, help="processes that train a variant together")
-    table.add_argument("--seed", type=int, default=0, help="of the trainings")
+    table.add_argument("--seed", type=training_seed, default=0, help="of the trainings")
     table.add_argument("--only", help="a single row, by its name")
     table.add_argument("--curve", type=Path, help="of `sweep`: write identity against prompt as an SVG")
     table.add_argument("--json", action="store_true")
@@ -190,7 +189,6 @@ def _table(options: argparse.Namespace) -> int:
         raise EvaluationError(f"--curve draws into an .svg file, not into {options.curve}.")
     if options.curve:
         check_writable(options.curve)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a training of ours must not go on by itself
     rows = []
     for row in tables.run_table(
         options.name, find_profile("plush"), options.n, options.out, steps=options.steps,
@@ -274,6 +272,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.seeds is not None and options.seeds < 1:
         raise EvaluationError(f"The pictures of each prompt must be at least 1, not {options.seeds}.")
     drawing = [name for name in (*ASKED, "seeds", *FLAGS) if getattr(options, name) is not None]
+    if options.pictures is None:
+        find_profile(options.profile)
     if options.pictures and drawing:
         raise EvaluationError(
             f"--{drawing[0]} says how pictures are drawn, and --pictures {options.pictures} are already. Leave one out."

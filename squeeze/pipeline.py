@@ -175,16 +175,6 @@ def placed(
     return there
 
 
-def resumable(profile: Profile, before: Request, after: Request) -> int:
-    """The first step at which two requests differ: 0 unless only the balances of later steps changed."""
-    same = replace(after, balance=before.balance, earlier=before.earlier, previews=before.previews) == before
-    if not same:
-        return 0
-    counts = plan(profile, after)[1]
-    differ = (step for step in range(after.steps) if before.balance_at(step, counts) != after.balance_at(step, counts))
-    return next(differ, after.steps)
-
-
 def branched(request: Request, step: int, balance: tuple[float, float, float]) -> Request:
     """The request of a run that keeps its first `step` steps and goes on with other balances; run from the start it
     gives the same picture as resumed there."""

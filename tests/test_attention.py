@@ -17,7 +17,7 @@ from tiny import (
 
 from squeeze.balance import Weights
 from squeeze.models import kernels
-from squeeze.models.attention import forced_bias, group_bias, install, padding_bias, weighted_attention
+from squeeze.models.attention import group_bias, install, padding_bias, weighted_attention
 from squeeze.models.dit import Conditioning, Dit
 from squeeze.sampling import grid_ids
 
@@ -49,7 +49,7 @@ def same_vec():
 )
 def test_a_vanishing_weight_equals_dropped_tokens(dit, gone, weights):
     left = {"mllm": 1.0, "vae": 1.0} | {gone: 1e-30}
-    bias = forced_bias([(TEXT, left["mllm"]), (IMG, 1.0), (REF, left["vae"])])
+    bias = group_bias([(TEXT, left["mllm"]), (IMG, 1.0), (REF, left["vae"])])
     biased = velocity(dit, same_vec(), Weights(mllm=1.0, vae=1.0), bias)
     dropped = velocity(dit, same_vec(), weights)
     assert furthest(biased, dropped) <= 1e-5, f"log w does not silence the {gone} keys, or keys are in another order"
@@ -58,7 +58,7 @@ def test_a_vanishing_weight_equals_dropped_tokens(dit, gone, weights):
 
 
 def test_a_bias_of_zeros_equals_none_exactly(dit):
-    zeros = forced_bias([(TEXT, 1.0), (IMG, 1.0), (REF, 1.0)])
+    zeros = group_bias([(TEXT, 1.0), (IMG, 1.0), (REF, 1.0)])
     assert zeros.shape == (1, 1, 1, TEXT + IMG + REF)
     assert not zeros.any()
     both = Weights(mllm=1.0, vae=1.0)
@@ -70,13 +70,11 @@ def test_a_half_weight_lies_between(dit, weights):
     half = velocity(dit, same_vec(), weights)
     for end in (Weights(mllm=1.0, vae=1.0), Weights(mllm=float(weights.mllm == 1), vae=float(weights.vae == 1))):
         assert furthest(half, velocity(dit, same_vec(), end)) > 1e-3, "a weight between 0 and 1 changes nothing"
-    bias = forced_bias([(TEXT, weights.mllm), (IMG, 1.0), (REF, weights.vae)])
+    bias = group_bias([(TEXT, weights.mllm), (IMG, 1.0), (REF, weights.vae)])
     assert torch.equal(half, velocity(dit, same_vec(), Weights(mllm=1.0, vae=1.0), bias)), "the bias is on other keys"
 
 
-def test_no_bias_where_every_weight_is_one():
-    assert group_bias([(3, 1.0), (2, 1)]) is None
-    assert group_bias([(0, 0.5), (2, 1.0)]) is None, "a group without tokens needs no bias"
+def test_the_bias_is_the_logarithm_of_each_groups_weight():
     bias = group_bias([(2, 0.5), (1, 1.0), (2, 0.25)])
     expected = [math.log(0.5)] * 2 + [0.0] + [math.log(0.25)] * 2
     torch.testing.assert_close(bias, torch.tensor(expected).view(1, 1, 1, 5))
@@ -227,7 +225,7 @@ def test_merged_equals_masked_in_every_layer(name):
         weighing.merge = merge
         with weighing(KEYS):
             out[merge] = forward(model)
-    with weighing(mask=forced_bias(KEYS)):
+    with weighing(mask=group_bias(KEYS)):
         masked = forward(model)
     assert furthest(out[False], out[True]) <= 1e-5
     assert furthest(out[False], masked) <= 1e-5, "groups and mask weigh other keys"
@@ -237,7 +235,7 @@ def test_merged_equals_masked_in_every_layer(name):
 
 def test_flux_weighs_as_through_its_own_keyword():
     model = make_transformer()
-    through = forward(model, joint_attention_kwargs={"attention_mask": forced_bias(KEYS)})
+    through = forward(model, joint_attention_kwargs={"attention_mask": group_bias(KEYS)})
     with install(model)(KEYS):
         assert furthest(forward(model), through) <= 1e-5
 

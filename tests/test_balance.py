@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from squeeze.balance import PRESETS, STAGES, Weights, preset_of, stage_of, steps_per_stage, weights
-from squeeze.models.attention import forced_bias
+from squeeze.models.attention import group_bias
 from squeeze.models.profiles import PROFILES
 from squeeze.request import check_balance
 from squeeze.sampling import schedule, shift_for
@@ -29,7 +29,7 @@ def test_one_group_is_always_whole_and_neither_leaves_the_range():
 def test_a_weight_gives_its_group_w_m_over_1_minus_m_plus_w_m(weight):
     logits = torch.randn(64, 9, generator=torch.Generator().manual_seed(0)) * 3
     mass = logits.softmax(-1)[:, :4].sum(-1)
-    bias = forced_bias([(4, weight), (5, 1.0)])[0, 0]
+    bias = group_bias([(4, weight), (5, 1.0)])[0, 0]
     got = (logits + bias).softmax(-1)[:, :4].sum(-1)
     torch.testing.assert_close(
         got, weight * mass / (1 - mass + weight * mass), msg=lambda m: f"log w is not added: {m}"

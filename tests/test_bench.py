@@ -1,20 +1,24 @@
 """The benchmark at tiny size: what it says, when it says nothing, and that its equalities could fail."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
+from safetensors import SafetensorError
 from tiny import make_conditioning, make_identity, make_transformer
 
 from squeeze.balance import Weights
 from squeeze.bench import drawing, run, timing, whole
 from squeeze.bench.flops import counted, formula, left_out
 from squeeze.bench.rows import Row, attempted
+from squeeze.bench.run import made_on
 from squeeze.bench.scene import Bench, furthest
 from squeeze.bench.sizes import SIZES
 from squeeze.cli import main
@@ -248,6 +252,31 @@ def test_too_small_a_disk_is_a_sentence(monkeypatch, bench):
     assert "TMPDIR" in row.note
 
 
+def test_a_full_disk_is_a_sentence_and_half_a_model_is_not_taken_for_a_whole(monkeypatch, bench):
+    def full(size, folder):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(whole, "write_mllm", full)
+    for _ in range(2):
+        (row,) = attempted("mllm", whole.mllm(bench))
+        assert "The disk is full" in row.note
+        assert "TMPDIR" in row.note
+
+
+def test_a_stopped_bench_leaves_no_files(tmp_path):
+    command = [sys.executable, "-m", "squeeze", "bench", "--device", "cpu", "--only", "loop"]
+    place = {"cwd": Path(__file__).parents[1], "env": os.environ | {"TMPDIR": str(tmp_path)}}
+    with subprocess.Popen(command, **place, stderr=subprocess.DEVNULL) as running:
+        while not any(tmp_path.glob("squeeze-bench-*")):
+            assert running.poll() is None
+            time.sleep(0.02)
+        running.terminate()
+        assert running.wait() == 130
+    assert not any(tmp_path.glob("squeeze-bench-*"))
+
+
 # --- flags and files ------------------------------------------------------------------------------------------------
 
 
@@ -257,6 +286,10 @@ def test_mistakes_are_refused_with_a_sentence(capsys, tmp_path):
     (tmp_path / "notes.json").write_text("[1, 2]")
     assert "no report" in refused(capsys, "--json", str(tmp_path / "notes.json"))
     assert (tmp_path / "notes.json").read_text() == "[1, 2]"
+    for block in ({"rows": []}, {"date": "2026-11-28", "rows": [{}]}):
+        damaged = {"made": made_on(torch.device("cpu")), "blocks": {"stages": block}}
+        (tmp_path / "notes.json").write_text(json.dumps(damaged))
+        assert "no report" in refused(capsys, "--json", str(tmp_path / "notes.json")), "found after all was measured"
     if not torch.cuda.is_available():
         assert main(["bench", "--device", "cuda"]) == 2
         assert "--device cpu" in capsys.readouterr().err

@@ -182,6 +182,11 @@ def test_evaluate_parts_measures_each(capsys: pytest.CaptureFixture[str]):
     assert 0 <= figures["probe"]["proportions_off"] < 0.25, "the shipped probe sees no proportions"
 
 
+def test_a_command_says_nothing_of_what_nobody_needs():
+    told = subprocess.run([sys.executable, "-m", "squeeze", "evaluate", "--help"], cwd=ROOT, capture_output=True)
+    assert (told.returncode, told.stderr) == (0, b"")
+
+
 def test_a_stop_ends_with_130_and_a_checkpoint(tmp_path: Path):
     command = [sys.executable, "tests/few_samples.py", "train", "plush", "--part", "vae", "--minutes", "5"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

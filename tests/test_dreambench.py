@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate import PartialState
 from PIL import Image
 from tiny import random_picture
@@ -124,6 +125,16 @@ def test_a_picture_that_was_damaged_after_it_was_scored_is_drawn_again(run, tmp_
     damaged.write_bytes(damaged.read_bytes()[:500])
     assert len(run()) == 1
     assert contents(tmp_path / "out") == before
+
+
+def test_a_full_device_under_the_scores_is_a_sentence(run, tmp_path):
+    class Full:
+        def look(self, pictures):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(EvaluationError, match=r"no place for the metric models .*Tried to allocate.* --device cpu"):
+        run(scorer=Full())
+    assert len(run()) == 6, "what was drawn is scored by the same command"
 
 
 def test_a_full_disk_under_the_picture(run, monkeypatch, tmp_path, forwards):

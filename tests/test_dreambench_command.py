@@ -52,6 +52,8 @@ def test_results_of_another_run_are_refused(command, data, checkpoints, tmp_path
     assert main([*command, "--limit", "1"]) == 0
     before = contents(tmp_path / "out")
     other = copy_with_other_weights(ROOT / "assets" / "plush", tmp_path / "other")
+    darker = Path(shutil.copytree(checkpoints, tmp_path / "darker")) / "dino" / "preprocessor_config.json"
+    darker.write_text(json.dumps(json.loads(darker.read_text()) | {"image_mean": [0.1, 0.1, 0.1]}))
     changed = Path(shutil.copytree(data, tmp_path / "changed"))
     random_picture(77).save(changed / "can" / "01.jpg")
     for more, says in (
@@ -59,6 +61,7 @@ def test_results_of_another_run_are_refused(command, data, checkpoints, tmp_path
         (["--seeds", "2"], "seeds 1 there, 2 now"),
         (["--cfg", "1"], "cfg nothing there, 1 now"),
         (["--metrics", str(write_metrics(tmp_path / "metrics", seed=3))], ": metrics {"),
+        (["--metrics", str(darker.parents[1])], ": metrics {"),
         (["--data", str(changed)], ': data "'),
     ):
         assert main([*command, "--limit", "1", *more]) == 2, f"{more} was mixed with other results"
@@ -66,6 +69,12 @@ def test_results_of_another_run_are_refused(command, data, checkpoints, tmp_path
         assert "holds the results of another run" in said
         assert says in said
     assert contents(tmp_path / "out") == before, "a refused run changed the results"
+
+
+def test_a_profile_nobody_knows_is_said_before_the_metrics_are_fetched(command, capsys, monkeypatch):
+    monkeypatch.setattr("squeeze.evaluation.metrics.load_metrics", lambda *_: pytest.fail("the metrics were loaded"))
+    assert main([*command, "--profile", "nobody"]) == 2
+    assert "'nobody'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from squeeze.cli import main
 from squeeze.evaluation import plush, tables
 from squeeze.evaluation.parts import load_probe
 from squeeze.evaluation.records import EvaluationError
-from squeeze.evaluation.tables import TABLES, run_table, scaled, train_variant
+from squeeze.evaluation.tables import COLUMNS, TABLES, as_markdown, run_table, scaled, train_variant
 from squeeze.models.aggregation import Aggregation
 from squeeze.models.loading import load
 from squeeze.models.profiles import PROFILES
@@ -199,6 +199,27 @@ def test_seeds_steps_and_sizes_have_results_of_their_own(tmp_path: Path, monkeyp
         list(run_table("layers", PLUSH, 1, tmp_path, steps=steps, size=size, seed=seed, only="early"))
     kept = {path.name for path in (tmp_path / "layers").iterdir()}
     assert kept == {"early-10-128-0", "early-10-128-1", "early-20-128-0", "early-10-64-0"}
+
+
+def test_a_seed_that_no_generator_takes(tmp_path: Path, capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "table", "layers", "--out", str(tmp_path), "--seed", "9" * 23])
+    assert "a whole number from 0 to 999999999" in capsys.readouterr().err
+
+
+def test_a_table_has_an_interval_at_each_figure():
+    within = [0.25, 0.75]
+    means = (*COLUMNS.values(), "near_copies")
+    row = {"name": "all"} | {key: value for name in means for key, value in ((name, 0.5), (f"{name}_interval", within))}
+    row["copy_paste"] = {
+        "azimuth_difference": 40.4,
+        "azimuth_interval": [30.0, 50.0],
+        "recall": 0.5,
+        "recall_interval": within,
+    }
+    *_, line = as_markdown("layers", [row]).splitlines()
+    share = "50.0% (25.0% to 75.0%)"
+    assert line == f"| all | {' | '.join([share] * 5)} | 40° (30° to 50°) | {share} |"
 
 
 @pytest.mark.parametrize(

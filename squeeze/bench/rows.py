@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..files import WriteError
 from ..models.failures import reason, trouble
 from ..models.loading import LoadError
 from ..request import RequestError
@@ -66,7 +67,7 @@ def attempted(what: str, rows: Iterator[Row]) -> Iterator[Row]:
     sentence = ""
     try:
         yield from rows
-    except (LoadError, RequestError, OutOfTime) as error:
+    except (LoadError, RequestError, WriteError, OutOfTime) as error:
         sentence = str(error)
     except RuntimeError as error:
         if trouble(error) is None:

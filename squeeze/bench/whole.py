@@ -9,9 +9,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..events import StepDone
+from ..files import not_written
 from ..models.loading import LoadError, Models, check_bitsandbytes, load
 from ..models.memory import GIB, PLANS, gib
 from ..models.mllm import Mllm
@@ -153,7 +155,11 @@ def _write(bench: Bench, part: str) -> None:
             f"Not measured: random weights of {gib(needed)} GiB have to be written, and {gib(free)} GiB are free in "
             f"{bench.folder.parent}. Name another place with TMPDIR."
         )
-    if part == "mllm":
-        write_mllm(bench.size, bench.folder / part)
-    else:
-        write_drawer(bench.size, bench.folder)
+    try:
+        if part == "mllm":
+            write_mllm(bench.size, bench.folder / part)
+        else:
+            write_drawer(bench.size, bench.folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(bench.folder / part, ignore_errors=True)  # half of it would be taken for the whole
+        raise not_written(bench.folder / part, error, "measure again, or name another place with TMPDIR") from error

@@ -19,6 +19,7 @@ from PIL import Image
 from ..events import finished
 from ..files import whole
 from ..images import content_hash, open_picture
+from ..models.failures import reason, trouble
 from ..models.loading import Models
 from ..pipeline import default_request, generate, plan, recipe_of
 from ..recipe import RecipeError, read_png, write_png
@@ -147,7 +148,8 @@ def evaluate(
     cases: list[Case], source: Drawn | Found, metrics: Metrics, records: Records, state: PartialState
 ) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Draws or reads and scores what is not done yet and keeps each case at once; yields its place among those of this
-    process, their number, and the result. Returns when all processes are done."""
+    process, their number, and the result. Returns when all processes are done. Raises EvaluationError where the device
+    has no place for the metric models."""
     pending = [case for case in cases if not _done(case, source, records)]
     pending.sort(key=lambda case: case.subject.name)  # a process looks at the photos of few subjects
     state.wait_for_everyone()  # all have listed before one writes
@@ -162,13 +164,26 @@ def evaluate(
                     raise
                 result["skipped"] = str(error)
             else:
-                if case.subject.name not in seen:
-                    seen = {case.subject.name: metrics.look([open_picture(path) for path in case.subject.photos])}
-                scores = score(metrics.look([picture]), seen[case.subject.name], metrics.read(case.prompt))
+                try:
+                    if case.subject.name not in seen:
+                        seen = {case.subject.name: metrics.look([open_picture(path) for path in case.subject.photos])}
+                    scores = score(metrics.look([picture]), seen[case.subject.name], metrics.read(case.prompt))
+                except RuntimeError as error:
+                    raise _no_place(error) from error
                 result |= {"picture": content_hash(picture)} | scores
             records.write(case.name, result)
             yield place, len(mine), result
     state.wait_for_everyone()
+
+
+def _no_place(error: RuntimeError) -> Exception:
+    """What to raise where the metric models fail: the error itself unless it is the device's."""
+    if trouble(error) is None:
+        return error
+    return EvaluationError(
+        f"The device has no place for the metric models beside what draws, or failed ({reason(error)}). What is scored "
+        f"is kept: run the same command again with a smaller plan (--memory swap or lean), or --device cpu."
+    )
 
 
 def _done(case: Case, source: Drawn | Found, records: Records) -> bool:

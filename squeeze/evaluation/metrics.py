@@ -12,6 +12,7 @@ figures, which reward a copy more.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, ViTImageProcessorPil, ViTModel
 
+from ..models.failures import trouble
 from ..models.loading import LoadError
 
 T = TypeVar("T")
@@ -41,7 +43,8 @@ class Look:
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
     """The two models in evaluation mode, in fp64: so a score is the same to the last digit written, however cases are
-    split over processes. `source` says where each came from, `weights` is the start of a hash."""
+    split over processes. `source` says where each came from; `weights` is the start of a hash of the model and of what
+    prepares its inputs."""
 
     dino: ViTModel
     dino_processor: ViTImageProcessorPil
@@ -93,15 +96,16 @@ def load_metrics(folder: Path | None, device: torch.device) -> Metrics:
                 )
     dino = _loaded(at["dino"], lambda path: _model(ViTModel, path, add_pooling_layer=False))
     clip = _loaded(at["clip"], lambda path: _model(CLIPModel, path))
+    dino_processor = _loaded(at["dino"], ViTImageProcessorPil.from_pretrained)
+    clip_processor = _loaded(at["clip"], CLIPImageProcessorPil.from_pretrained)
+    tokenizer = _loaded(at["clip"], lambda path: _tokenizer(path, clip.config.text_config.vocab_size))
+    words = tokenizer.backend_tokenizer.to_str()
+    weights = {"dino": _hash(dino, dino_processor), "clip": _hash(clip, clip_processor, words)}
     metrics = Metrics(
-        dino=dino.to(device),
-        dino_processor=_loaded(at["dino"], ViTImageProcessorPil.from_pretrained),
-        clip=clip.to(device),
-        clip_processor=_loaded(at["clip"], CLIPImageProcessorPil.from_pretrained),
-        tokenizer=_loaded(at["clip"], lambda path: _tokenizer(path, clip.config.text_config.vocab_size)),
-        source=at,
-        weights={"dino": _hash(dino), "clip": _hash(clip)},
-    )
+        dino=_loaded(at["dino"], lambda _: dino.to(device)), dino_processor=dino_processor,
+        clip=_loaded(at["clip"], lambda _: clip.to(device)), clip_processor=clip_processor,
+        tokenizer=tokenizer, source=at, weights=weights,
+    )  # fmt: skip
     _loaded(" and ".join(at.values()), lambda _: metrics.look([Image.new("RGB", (8, 8))]))  # sizes fit together
     return metrics
 
@@ -110,6 +114,10 @@ def _loaded(path: str, reader: Callable[[str], T]) -> T:
     try:
         return reader(path)
     except Exception as error:  # hub, tokenizer and model readers raise a dozen types for what is absent or damaged
+        if trouble(error):
+            raise LoadError(
+                f"The device has no place for the metric model {path}, or failed. Use --device cpu."
+            ) from error
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise LoadError(
             f"The metric model {path} could not be loaded ({reason}). Run once with a network, or name a folder with "
@@ -132,8 +140,8 @@ def _tokenizer(path: str, words: int) -> CLIPTokenizer:
     return tokenizer
 
 
-def _hash(model: nn.Module) -> str:
-    digest = hashlib.sha256()
+def _hash(model: nn.Module, processor: Any, words: str = "") -> str:
+    digest = hashlib.sha256((json.dumps(processor.to_dict(), sort_keys=True, default=str) + words).encode())
     for name, weight in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(weight.cpu().contiguous().numpy().tobytes())

@@ -199,14 +199,19 @@ def run_training(command: list[str]) -> int:
 
 
 def as_markdown(name: str, rows: list[dict[str, Any]]) -> str:
-    """A table with 95 % intervals."""
-    heads = [TABLES[name][0], *COLUMNS, "near-copies", "turned"]
+    """A table with 95 % intervals. `turned` and `facing copied` are the paper's copy-paste measure: the mean angle to
+    the reference's facing, and the mean of the shares within 5, 10, 15 and 20 degrees of it."""
+    heads = [TABLES[name][0], *COLUMNS, "near-copies", "turned", "facing copied"]
     lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
     for row in rows:
         cells = [_percent(row[key], row[f"{key}_interval"]) for key in COLUMNS.values()]
         copied, turned = row["near_copies"], row["copy_paste"]
         between = "({:.0f}° to {:.0f}°)".format(*turned["azimuth_interval"]) if turned["azimuth_interval"] else ""
-        cells += [f"{copied:.1%}", f"{turned['azimuth_difference']:.0f}° {between}".strip()]
+        cells += [
+            _percent(copied, row["near_copies_interval"]),
+            f"{turned['azimuth_difference']:.0f}° {between}".strip(),
+            _percent(turned["recall"], turned["recall_interval"]),
+        ]
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -24,13 +24,8 @@ from .kernels import lse_kernel
 Groups = Sequence[tuple[int, float]]  # (token count, weight) in key order
 
 
-def group_bias(groups: Groups, device: torch.device | str = "cpu") -> Tensor | None:
-    """The bias (1, 1, 1, L) over keys for groups of (token count, weight) in key order; None if every weight is 1."""
-    return None if even(groups) else forced_bias(groups, device)
-
-
-def forced_bias(groups: Groups, device: torch.device | str = "cpu") -> Tensor:
-    """Like `group_bias`, but a tensor in any case; zeros where every weight is 1."""
+def group_bias(groups: Groups, device: torch.device | str = "cpu") -> Tensor:
+    """The bias (1, 1, 1, L) over keys for groups of (token count, weight) in key order."""
     parts = [torch.full((count,), math.log(weight)) for count, weight in groups]
     return torch.cat(parts).view(1, 1, 1, -1).to(device)
 
@@ -70,7 +65,7 @@ def weighted_attention(
         raise ValueError(f"groups {list(groups)} must cover the {k.shape[1]} keys")
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if not mass and not (q.is_cuda if merge is None else merge):
-        bias = forced_bias(groups, q.device).to(q.dtype)
+        bias = group_bias(groups, q.device).to(q.dtype)
         out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return Attended(out=out.transpose(1, 2), mass=None)
     groups = list(groups) if mass else _joined(groups)

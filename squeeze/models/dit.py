@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..balance import Weights
-from .attention import Weighing, forced_bias, install, padding_bias
+from .attention import Weighing, group_bias, install, padding_bias
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class Dit:
         groups += [(img.shape[1], 1.0)] + [(part.shape[1], weights.vae) for part in seen[1:]]
         if conditioning.valid is not None and txt.shape[1]:
             padding = padding_bias(conditioning.valid[:, -txt.shape[1] :], sum(count for count, _ in groups))
-            bias = padding + (forced_bias(groups, padding.device) if bias is None else bias)
+            bias = padding + (group_bias(groups, padding.device) if bias is None else bias)
         with self.weighing(groups, None if bias is None else bias.to(device, dtype)):
             out = self._forward(
                 hidden_states=torch.cat([part.to(device, dtype) for part in seen], 1),

@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, AdaLayerNormZeroSingle
 from torch import Tensor, nn
 
-MODULATIONS = (AdaLayerNormZero, AdaLayerNormZeroSingle, AdaLayerNormContinuous)
-
 
 class _Found:
     """The rows (B,) of the forward that is under way, shared by all modulations of a transformer."""
