@@ -16,7 +16,8 @@ import torch
 from .balance import PRESETS
 from .cli_checks import check_writable, training_seed
 from .cli_models import FLAGS, add_models, load_models
-from .files import whole, write_text
+from .evaluation.records import EvaluationError, Records
+from .files import WriteError, whole, write_text
 from .models.loading import LoadError, load
 from .models.profiles import PROFILES, find_profile
 from .recipe import number
@@ -94,7 +95,6 @@ def _plush(options: argparse.Namespace) -> int:
     from PIL import Image
 
     from .evaluation import parts, plush
-    from .evaluation.records import Records
     from .pipeline import default_request
 
     _check_plush(options)
@@ -156,7 +156,6 @@ def _write_sheet(path: Path | None, drawn: list[Any]) -> None:
 
 def _check_plush(options: argparse.Namespace) -> None:
     """Raises RequestError or EvaluationError for flags that make no sense."""
-    from .evaluation.records import EvaluationError
 
     if options.n is not None and options.n < 1:
         raise RequestError("count", value=options.n)
@@ -172,7 +171,6 @@ def _check_plush(options: argparse.Namespace) -> None:
 
 def _table(options: argparse.Namespace) -> int:
     from .evaluation import curve, tables
-    from .evaluation.records import EvaluationError
 
     if options.n < 1:
         raise RequestError("count", value=options.n)
@@ -204,9 +202,9 @@ def _table(options: argparse.Namespace) -> int:
 
 def _dreambench(options: argparse.Namespace) -> int:
     from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
     from .evaluation import comparison, dreambench, gallery, metrics, subjects
-    from .evaluation.records import Records
 
     _check(options)
     # 1 the photos and prompts, and the processes that accelerate started
@@ -234,8 +232,10 @@ def _dreambench(options: argparse.Namespace) -> int:
     possible, cases = dreambench.possible(bench, cases), cases[: options.limit]
     # 4 the folder takes one run's results only
     records, made = Records(out), made | {"data": bench.fingerprint, "metrics": scorer.weights}
-    with state.main_process_first():
-        records.claim(json.loads(json.dumps(made)))
+    refused = [_refused(records, made) if state.is_main_process else ""]
+    broadcast_object_list(refused)  # one process writes, and all end where it may not
+    if refused[0]:
+        raise EvaluationError(refused[0])
     # 5 case by case
     if state.is_main_process:
         for sentence in left_out:
@@ -263,9 +263,18 @@ def _dreambench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _refused(records: Records, made: dict[str, Any]) -> str:
+    """Why the folder does not take the results of this run; nothing where it does."""
+
+    try:
+        records.claim(json.loads(json.dumps(made)))
+    except (EvaluationError, WriteError) as error:
+        return str(error)
+    return ""
+
+
 def _check(options: argparse.Namespace) -> None:
     """Raises RequestError or EvaluationError for flags that make no sense."""
-    from .evaluation.records import EvaluationError
 
     if options.limit is not None and options.limit < 1:
         raise RequestError("count", value=options.limit)

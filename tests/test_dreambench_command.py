@@ -128,6 +128,9 @@ def test_two_processes_give_the_same_as_one(command, tmp_path, capsys):
     assert started == 2, f"accelerate started {started:g} processes"
     json.loads(done.stdout.strip().splitlines()[-1])
     assert contents(tmp_path / "two") == contents(tmp_path / "out")
+    refused = subprocess.run([*whole, "--cfg", "1"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert refused.stderr.count("holds the results of another run: cfg nothing there, 1 now") == 2
+    assert "Connection closed" not in refused.stderr, "one process was left waiting for the other"
 
 
 @pytest.mark.skipif("DREAMBENCH_DIR" not in os.environ, reason="DREAMBENCH_DIR names no folder of real photos")
