@@ -265,7 +265,6 @@ def _dreambench(options: argparse.Namespace) -> int:
 
 def _refused(records: Records, made: dict[str, Any]) -> str:
     """Why the folder does not take the results of this run; nothing where it does."""
-
     try:
         records.claim(json.loads(json.dumps(made)))
     except (EvaluationError, WriteError) as error:
