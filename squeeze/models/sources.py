@@ -31,6 +31,9 @@ T = TypeVar("T")
 PARTS = ("mllm", "tokenizer", "processor", "aggregation", "transformer", "vae")
 WANTED = ("*.json", "*.safetensors", "*.txt")  # of a folder on the hub: no weights in other formats, no pictures
 PREVIEW = "preview.safetensors"  # the preview map, in the VAE's folder
+READ_BY = {  # one of these files; any other part by its config.json
+    "tokenizer": ("tokenizer.json", "vocab.json"), "processor": ("preprocessor_config.json", "processor_config.json"),
+}  # fmt: skip
 SAMPLES, SAMPLE = 64, 4096  # places and bytes that are read of each file of weights to tell it from another
 
 
@@ -235,8 +238,9 @@ def _fetched(repo: str, sources: Mapping[str, Source]) -> Path:
 
 
 def _whole(folder: Path, name: str) -> bool:
-    """Whether a part's folder has its weights: all in one file, or an index and every shard that it names."""
-    if not folder.is_dir() or _missing(folder):
+    """Whether a part's folder has what it is read by, and its weights: all in one file, or an index and every shard
+    that it names."""
+    if not any((folder / file).is_file() for file in READ_BY.get(name, ("config.json",))) or _missing(folder):
         return False
     files = [path.name for path in folder.glob("*.safetensors*")]
     return name in ("tokenizer", "processor") or any("-of-" not in file for file in files)
