@@ -65,7 +65,7 @@ def _kept(file: Path, made: dict[str, str]) -> dict[str, Any]:
         report = json.loads(file.read_text(encoding="utf-8"))
         before, blocks = dict(report["made"]), dict(report["blocks"])
         as_markdown(report)  # every block is whole
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise LoadError(f"{file} is no report of this command, so it is not written over. Choose another.") from error
     differ = [name for name in made if before.get(name) != made[name]]
     if differ:

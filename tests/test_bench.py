@@ -286,8 +286,8 @@ def test_mistakes_are_refused_with_a_sentence(capsys, tmp_path):
     (tmp_path / "notes.json").write_text("[1, 2]")
     assert "no report" in refused(capsys, "--json", str(tmp_path / "notes.json"))
     assert (tmp_path / "notes.json").read_text() == "[1, 2]"
-    for block in ({"rows": []}, {"date": "2026-11-28", "rows": [{}]}):
-        damaged = {"made": made_on(torch.device("cpu")), "blocks": {"stages": block}}
+    for blocks in ({"stages": {"rows": []}}, {"stages": {"date": "2026-11-28", "rows": [{}]}}, [["stages", {}]]):
+        damaged = {"made": made_on(torch.device("cpu")), "blocks": blocks}
         (tmp_path / "notes.json").write_text(json.dumps(damaged))
         assert "no report" in refused(capsys, "--json", str(tmp_path / "notes.json")), "found after all was measured"
     if not torch.cuda.is_available():
