@@ -50,6 +50,6 @@ def history(recipes: Sequence[Mapping[str, Any]], thumbnails: Mapping[str, str])
         inside = f'<img src="{uri}" alt="">' if uri else '<span class="hole"></span>'
         entries.append(
             f'<button type="button" class="past" data-index="{index}" title="{escape(words)}">{inside}'
-            f"<span>{'⑂ ' if recipe['earlier'] else ''}{escape(recipe['prompt'])}</span></button>"
+            f"<span>{'↳ ' if recipe['earlier'] else ''}{escape(recipe['prompt'])}</span></button>"
         )
     return f'<div class="history" role="group" aria-label="{texts.HISTORY}">{"".join(entries)}</div>'
