@@ -156,7 +156,6 @@ def _write_sheet(path: Path | None, drawn: list[Any]) -> None:
 
 def _check_plush(options: argparse.Namespace) -> None:
     """Raises RequestError or EvaluationError for flags that make no sense."""
-
     if options.n is not None and options.n < 1:
         raise RequestError("count", value=options.n)
     for way, names in UNUSED.items():
@@ -274,7 +273,6 @@ def _refused(records: Records, made: dict[str, Any]) -> str:
 
 def _check(options: argparse.Namespace) -> None:
     """Raises RequestError or EvaluationError for flags that make no sense."""
-
     if options.limit is not None and options.limit < 1:
         raise RequestError("count", value=options.limit)
     if options.seeds is not None and options.seeds < 1:

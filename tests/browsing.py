@@ -35,6 +35,7 @@ ALIVE = (
     "#film *", "#status .line", "#preset label.selected", "#balance-3 input", "#advanced > button", "#more [role=tab]",
     "#history *", "#generate[aria-keyshortcuts]",
 )  # fmt: skip
+STOP = "document.querySelector('#stop').click()"  # which does nothing where the run is over
 SLOW = 60_000  # milliseconds until a wait is a failure; a busy machine needs seconds
 
 

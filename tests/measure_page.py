@@ -23,10 +23,9 @@ from types import GeneratorType
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from browsing import ENDED, IN_LINE, ask, drawn, ended, filled, opened, start
+from browsing import ENDED, IN_LINE, STOP, ask, drawn, ended, filled, opened, start
 from serving import FLAGS, NO_CHROMIUM, caller, chromium, serving, unlike
 
-STOP = "document.querySelector('#stop').click()"
 FINISHED = 10**6  # in place of a step's number
 A_RUN_LEAVES = 2  # files: its PNG, and the comparison's copy of the picture
 A_PICTURE = 128 * 128 * 3 + 4096  # bytes at most, with its recipe

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import axe_playwright_python
 import pytest
-from browsing import IN_LINE, ask, drawn, ended, filled, line, pick, rested, set_steps, shown_recipe, start, tab
+from browsing import IN_LINE, STOP, ask, drawn, ended, filled, line, pick, rested, set_steps, shown_recipe, start, tab
 
 from squeeze.recipe import to_text
 
@@ -46,7 +46,7 @@ def look(page, state, modes=("light", "dark")):
 
 def stop(page):
     """Stops a run, where it is not over already."""
-    page.evaluate("document.querySelector('#stop').click()")
+    page.evaluate(STOP)
     rested(page)
 
 

@@ -6,18 +6,10 @@ import pytest
 from browsing import answered, ask, drawn, ended, filled, line, reload, rested, set_steps, shown_recipe, start, tab
 
 
-def pace(page):
-    """Seconds of a step, once ten are done."""
-    filled(page, 5)
-    began = time.monotonic()
-    filled(page, 10)
-    return (time.monotonic() - began) / 5
-
-
 def test_stop_frees_the_device_and_the_page(page):
     ask(page, steps=100)
     start(page)
-    step = pace(page)
+    filled(page, 5)
     page.click("#stop")
     page.wait_for_selector(".status[data-state=stopped]")
     rested(page)
@@ -29,7 +21,7 @@ def test_stop_frees_the_device_and_the_page(page):
     began = time.monotonic()
     drawn(page)
     assert page.locator(".timeline .steps i").count() == 2, "the cells are still the stopped run's"
-    assert time.monotonic() - began < max(5, 60 * step), (
+    assert time.monotonic() - began < 5, (
         "after Stop the next run took long: does the stopped one still hold the device?"
     )
 
@@ -121,12 +113,12 @@ def test_a_double_click_and_enter_during_a_run_start_one_run(page):
 def test_a_reload_in_the_middle_of_a_run_ends_it(page):
     ask(page, steps=100)
     start(page)
-    step = pace(page)
+    filled(page, 5)
     reload(page)
     ask(page, steps=2)
     began = time.monotonic()
     drawn(page)
-    assert time.monotonic() - began < max(5, 60 * step), "the run of the page before the reload still holds the device"
+    assert time.monotonic() - began < 5, "the run of the page before the reload still holds the device"
     assert page.locator(".frame").count() == 2
 
 
@@ -168,7 +160,7 @@ def test_a_closed_tab_frees_the_device(visit):
         f"\nclosed tab to the next visitor's first step: {waited:.2f} s; a step {per_step:.3f}, left {remaining:.1f} s"
     )
     second.wait_for_selector(".status[data-state=done]")
-    assert waited < remaining * 0.8 + 0.2, (
+    assert waited < remaining * 0.6 + 0.2, (
         f"the next visitor's first step came {waited:.2f} s after the tab was closed, with {remaining:.2f} s left. "
         f"Is the handler still a generator that frees the device in `finally`?"
     )
