@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .balance import PRESETS
-from .cli_checks import check_writable, training_seed
+from .cli_checks import MOST_SEED, at_least_one, check_writable, training_seed
 from .cli_models import FLAGS, add_models, load_models
 from .evaluation.records import EvaluationError, Records
 from .files import WriteError, whole, write_text
@@ -59,7 +59,10 @@ def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
         "--size", type=int, choices=(64, 128), help="pixels a side of variants' pictures; the profile's if left out"
     )
     table.add_argument("--processes", type=int, default=1, help="processes that train a variant together")
-    table.add_argument("--seed", type=training_seed, default=0, help="of the trainings")
+    table.add_argument(
+        "--seed", type=training_seed, default=0, help="of the trainings; the first one's, where there are more"
+    )
+    table.add_argument("--seeds", type=at_least_one, default=1, help="trainings of each variant, by seeds in a row")
     table.add_argument("--only", help="a single row, by its name")
     table.add_argument("--curve", type=Path, help="of `sweep`: write identity against prompt as an SVG")
     table.add_argument("--json", action="store_true")
@@ -178,8 +181,11 @@ def _table(options: argparse.Namespace) -> int:
             raise EvaluationError(f"--{name} must be at least 1, not {getattr(options, name)}.")
     if tables.BATCH % options.processes:
         raise EvaluationError(f"--processes must divide a batch of {tables.BATCH}, and {options.processes} does not.")
-    if options.size and not any(row.trained for row in tables.TABLES[options.name][1](find_profile("plush"))):
-        raise EvaluationError(f"--size is for tables that train variants, and `{options.name}` trains none.")
+    if options.seed + options.seeds - 1 > MOST_SEED:
+        raise EvaluationError(f"The last of {options.seeds} seeds from {options.seed} is beyond {MOST_SEED}.")
+    flags = [f"--{name}" for name, default in (("size", None), ("seeds", 1)) if getattr(options, name) != default]
+    if flags and not any(row.trained for row in tables.TABLES[options.name][1](find_profile("plush"))):
+        raise EvaluationError(f"{flags[0]} is for tables that train variants, and `{options.name}` trains none.")
     if options.curve and (options.name != "sweep" or options.only):
         raise EvaluationError("--curve draws the table `sweep`, and needs the whole of it.")
     if options.curve and options.curve.suffix.lower() != ".svg":
@@ -189,7 +195,7 @@ def _table(options: argparse.Namespace) -> int:
     rows = []
     for row in tables.run_table(
         options.name, find_profile("plush"), options.n, options.out, steps=options.steps,
-        processes=options.processes, seed=options.seed, only=options.only, size=options.size,
+        processes=options.processes, seed=options.seed, seeds=options.seeds, only=options.only, size=options.size,
     ):  # fmt: skip
         rows.append(row)
         print(tables.as_markdown(options.name, [row]).splitlines()[-1], file=sys.stderr)

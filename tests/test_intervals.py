@@ -51,6 +51,12 @@ def test_rates_weigh_the_same_however_many_cases_they_judge():
     assert mean_interval(rows) == [0.5, 0.5], "one rate is always right and one never"
 
 
+def test_groups_of_several_rates_are_drawn_whole():
+    rows, groups = [[0.0, None]] * 50 + [[1.0, 1.0]] * 50, ["a"] * 50 + ["b"] * 50
+    assert mean_interval(rows, groups) == [0.0, 1.0]
+    assert mean_interval(rows, ["one"] * 100) is None
+
+
 def test_what_no_case_judges_is_left_out():
     assert mean_interval([[True, None], [True, None]]) == [1.0, 1.0]
     assert mean_interval([[None, None], [None, None]]) is None

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from squeeze.cli import main
 from squeeze.evaluation import plush, tables
@@ -194,17 +195,52 @@ def test_seeds_steps_and_sizes_have_results_of_their_own(tmp_path: Path, monkeyp
     weights = shutil.copytree(PLUSH.folder, tmp_path / "weights")
     (weights / "training.json").unlink()  # which says that they are for 128 pixels
     monkeypatch.setattr(tables, "train_variant", lambda *_: weights)
-    monkeypatch.setattr(tables, "measured", lambda *_: {})
+    monkeypatch.setattr(tables, "measured", lambda *_: (pictures(1), pictures(1)))
     for steps, size, seed in ((10, None, 0), (10, None, 1), (20, None, 0), (10, 64, 0)):
         list(run_table("layers", PLUSH, 1, tmp_path, steps=steps, size=size, seed=seed, only="early"))
     kept = {path.name for path in (tmp_path / "layers").iterdir()}
     assert kept == {"early-10-128-0", "early-10-128-1", "early-20-128-0", "early-10-64-0"}
 
 
-def test_a_seed_that_no_generator_takes(tmp_path: Path, capsys):
+def pictures(right: int, of: int = 4) -> list[plush.Drawn]:
+    """What is judged of `of` cases, of which the first `right` keep their body colour and their place."""
+    blank = Image.new("RGB", (8, 8))
+    return [
+        plush.Drawn(
+            case=case, prompt="", reference=blank, picture=blank, needs_picture=False, copied=False, turned=90.0,
+            off=0.5,
+            right=dict.fromkeys((*plush.PROMPT, *plush.IDENTITY)) | {"body": case < right, "place": case < right},
+        )
+        for case in range(of)
+    ]  # fmt: skip
+
+
+def test_several_trainings_make_one_row_and_each_is_told(tmp_path: Path, monkeypatch):
+    drawn = {f"early-10-128-{seed}": (pictures(right), pictures(1)) for seed, right in ((5, 1), (6, 2), (7, 1))}
+    monkeypatch.setattr(tables, "train_variant", lambda *_: PLUSH.folder)
+    monkeypatch.setattr(tables, "measured", lambda models, probe, count, records, _: drawn[records.folder.name])
+    row = next(run_table("layers", PLUSH, 4, tmp_path, steps=10, seed=5, seeds=3, only="early"))
+    assert [(one["seed"], one["identity_mean"]) for one in row["trainings"]] == [(5, 0.25), (6, 0.5), (7, 0.25)]
+    assert row["cases"] == 12
+    assert row["identity_mean"] == row["prompt_mean"] == pytest.approx(4 / 12, abs=1e-4)
+    alone = plush.summary([one for told, _ in drawn.values() for one in told])
+    apart = plush.summary([replace(one, case=n) for n, one in enumerate(p for told, _ in drawn.values() for p in told)])
+    assert row["joint_interval"] == alone["joint_interval"]
+    wide, narrow = (one["identity_mean_interval"] for one in (alone, apart))
+    assert wide[1] - wide[0] > narrow[1] - narrow[0], "twelve pictures of four toys are no twelve toys"
+    assert "33.3% (" in as_markdown("layers", [row])
+    assert "; 3 seeds 25.0% to 50.0%)" in as_markdown("layers", [row])
+    single = next(run_table("layers", PLUSH, 4, tmp_path, steps=10, seed=7, only="early"))
+    assert "seeds" not in as_markdown("layers", [single])
+
+
+def test_seeds_that_no_generator_takes(tmp_path: Path, capsys):
+    command = ["evaluate", "table", "layers", "--out", str(tmp_path), "--seed"]
     with pytest.raises(SystemExit):
-        main(["evaluate", "table", "layers", "--out", str(tmp_path), "--seed", "9" * 23])
+        main([*command, "9" * 23])
     assert "a whole number from 0 to 999999999" in capsys.readouterr().err
+    assert main([*command, "999999998", "--seeds", "3"]) == 2
+    assert "The last of 3 seeds from 999999998 is beyond 999999999." in capsys.readouterr().err
 
 
 def test_a_table_has_an_interval_at_each_figure():
@@ -237,9 +273,10 @@ def test_mistakes_get_a_sentence(flags: list[str], says: str, tmp_path: Path, ca
     assert says in capsys.readouterr().err
 
 
-def test_a_size_is_for_variants(tmp_path: Path, capsys):
-    assert main(["evaluate", "table", "sweep", "--size", "64", "--out", str(tmp_path)]) == 2
-    assert "`sweep` trains none" in capsys.readouterr().err
+@pytest.mark.parametrize(("flag", "value"), [("--size", "64"), ("--seeds", "3")])
+def test_what_is_for_variants_alone(tmp_path: Path, capsys, flag: str, value: str):
+    assert main(["evaluate", "table", "sweep", flag, value, "--out", str(tmp_path)]) == 2
+    assert f"{flag} is for tables that train variants, and `sweep` trains none" in capsys.readouterr().err
 
 
 def test_a_training_that_fails_is_said(tmp_path: Path, capsys, monkeypatch):

@@ -17,23 +17,27 @@ def interval(values: Sequence[float], groups: Sequence[Hashable] | None = None) 
     `groups` names what each value belongs to; whole groups are drawn, because the values of one subject are not
     independent. Without it each value is a group of its own. 2,000 resamples, always the same.
     """
-    names = list(range(len(values))) if groups is None else list(groups)
-    index = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    sums, counts = torch.zeros(2, len(index), 1, dtype=torch.float64)
-    for name, value in zip(names, values, strict=True):
-        sums[index[name]] += float(value)
-        counts[index[name]] += 1
-    return _quantiles(sums, counts)
+    return mean_interval([[value] for value in values], groups)
 
 
-def mean_interval(rows: Sequence[Sequence[float | None]]) -> list[float] | None:
-    """The interval of a mean of several rates: a row holds what each rate counts of one case, None where it does not
-    judge it. Cases are drawn whole, each rate is taken over those it judges, then the rates' mean."""
+def mean_interval(
+    rows: Sequence[Sequence[float | None]], groups: Sequence[Hashable] | None = None
+) -> list[float] | None:
+    """The interval of a mean of several rates: a row holds what each rate counts of one picture, None where it does not
+    judge it. Groups are drawn whole, see `interval`, each rate is taken over what it judges, then the rates' mean."""
     if not rows:
         return None
-    sums = torch.tensor([[float(value or 0) for value in row] for row in rows], dtype=torch.float64)
-    counts = torch.tensor([[float(value is not None) for value in row] for row in rows], dtype=torch.float64)
+    places, count = _places(range(len(rows)) if groups is None else groups)
+    sums, counts = torch.zeros(2, count, len(rows[0]), dtype=torch.float64)
+    sums.index_add_(0, places, torch.tensor([[float(v or 0) for v in row] for row in rows], dtype=torch.float64))
+    counts.index_add_(0, places, torch.tensor([[v is not None for v in row] for row in rows], dtype=torch.float64))
     return _quantiles(sums, counts)
+
+
+def _places(groups: Sequence[Hashable]) -> tuple[Tensor, int]:
+    """The number of each value's group, in the order in which they come, and how many there are."""
+    index = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    return torch.tensor([index[name] for name in groups], dtype=torch.int64), len(index)
 
 
 def _quantiles(sums: Tensor, counts: Tensor) -> list[float] | None:

@@ -182,43 +182,50 @@ def chance(name: str) -> float:
 
 
 def summary(drawn: list[Drawn]) -> dict[str, Any]:
-    """Rates over the cases that ask for or can show each attribute, with the number of cases and the chance of a
-    blind guess."""
+    """Rates over the pictures that are asked for or can show each attribute, with their number and the chance of a
+    blind guess. Several pictures of one case, by weights of different seeds, are drawn together in intervals."""
+    of = [d.case for d in drawn]
     rates: dict[str, Any] = {}
     for name in (*PROMPT, *IDENTITY):
-        judged = [d.right[name] for d in drawn if d.right[name] is not None]
+        shown = [d for d in drawn if d.right[name] is not None]
+        judged = [d.right[name] for d in shown]
         rates[name] = {
-            "rate": share(judged), "interval": interval(judged), "cases": len(judged),
+            "rate": share(judged), "interval": interval(judged, [d.case for d in shown]), "cases": len(judged),
             "chance": round(chance(name), 3),
         }  # fmt: skip
-    relative = [all(d.right[name] is not False for name in PROMPT) for d in drawn if d.needs_picture]
+    needs = [d for d in drawn if d.needs_picture]
+    relative = [all(d.right[name] is not False for name in PROMPT) for d in needs]
     joint = [all(d.right[name] is not False for name in JOINT) for d in drawn]
     copied, off = [d.copied for d in drawn], [d.off for d in drawn]
     return {
         "cases": len(drawn),
         "rates": rates,
         "joint": share(joint),
-        "joint_interval": interval(joint),
+        "joint_interval": interval(joint, of),
         "prompt_mean": _mean(rates, PROMPT[:3]),
-        "prompt_mean_interval": mean_interval([[d.right[name] for name in PROMPT[:3]] for d in drawn]),
+        "prompt_mean_interval": mean_interval([[d.right[name] for name in PROMPT[:3]] for d in drawn], of),
         "identity_mean": _mean(rates, IDENTITY),
-        "identity_mean_interval": mean_interval([[d.right[name] for name in IDENTITY] for d in drawn]),
-        "needs_picture": {"rate": share(relative), "interval": interval(relative), "cases": len(relative)},
+        "identity_mean_interval": mean_interval([[d.right[name] for name in IDENTITY] for d in drawn], of),
+        "needs_picture": {
+            "rate": share(relative),
+            "interval": interval(relative, [d.case for d in needs]),
+            "cases": len(relative),
+        },
         "near_copies": share(copied),
-        "near_copies_interval": interval(copied),
+        "near_copies_interval": interval(copied, of),
         "proportions_off": round(sum(off) / len(off), 4),
-        "proportions_off_interval": interval(off),
+        "proportions_off_interval": interval(off, of),
     }
 
 
 def copy_paste(drawn: list[Drawn]) -> dict[str, Any]:
     """How the toy stands in pictures whose prompts leave the facing open, in the paper's form: degrees turned from the
     reference on average, and the share within k degrees of it averaged over k = 5, 10, 15, 20."""
-    turned = [d.turned for d in drawn]
+    turned, of = [d.turned for d in drawn], [d.case for d in drawn]
     recall = [sum(angle <= k for k in (5, 10, 15, 20)) / 4 for angle in turned]
     return {
-        "azimuth_difference": round(sum(turned) / len(turned), 1), "azimuth_interval": interval(turned),
-        "recall": round(sum(recall) / len(recall), 4), "recall_interval": interval(recall),
+        "azimuth_difference": round(sum(turned) / len(turned), 1), "azimuth_interval": interval(turned, of),
+        "recall": round(sum(recall) / len(recall), 4), "recall_interval": interval(recall, of),
         "cases": len(turned),
     }  # fmt: skip
 

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,12 @@ TABLES: dict[str, tuple[str, Callable[[Profile], list[Row]]]] = {
 
 def run_table(
     name: str, profile: Profile, count: int, out: Path, *, steps: int = 2000, processes: int = 1, seed: int = 0,
-    only: str | None = None, size: int | None = None,
+    seeds: int = 1, only: str | None = None, size: int | None = None,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The rows of a table in order, each as it is done: `name`, what was `asked`, the weights' `revision`, and the
-    figures of `plush.summary` and `plush.copy_paste` over `count` cases.
+    figures of `plush.summary` and `plush.copy_paste` over `count` cases. Of a variant there are `seeds` trainings, the
+    first by `seed`; the figures are over the pictures of all of them, and `trainings` tells the means of each with its
+    seed and revision.
 
     Everything is kept under `out`, variants too, and what is there already is not done again. Variants train for
     `steps` in `processes`, and are measured, at `size` pixels a side, None = the profile's. `only` is the name of a
@@ -133,24 +135,38 @@ def run_table(
     for row in rows:
         if only not in (None, row.name):
             continue
-        where = profile
-        if row.trained is not None:
-            sized = profile.at(size or profile.size)
-            where = replace(sized, folder=train_variant(row.trained, sized, out / "variants", steps, processes, seed))
-        models = load(where)
         asked = {key: list(value) if isinstance(value, tuple) else value for key, value in row.asked.items()}
         place = row.name.replace(" ", "_").replace(",", "")
-        records = Records(out / name / (place if row.trained is None else f"{place}-{steps}-{where.size}-{seed}"))
-        records.claim({"benchmark": "plush", "revision": models.revision, **asked})
-        figures = measured(models, probe, count, records, row.asked)
-        yield {"name": row.name, "asked": asked, "revision": models.revision, **figures}
+        told: list[plush.Drawn] = []
+        free: list[plush.Drawn] = []
+        each = []
+        for number in range(seed, seed + (seeds if row.trained else 1)):
+            where, kept = profile, place
+            if row.trained:
+                sized = profile.at(size or profile.size)
+                kept = f"{place}-{steps}-{sized.size}-{number}"
+                variant = train_variant(row.trained, sized, out / "variants", steps, processes, number)
+                where = replace(sized, folder=variant)
+            models = load(where)
+            records = Records(out / name / kept)
+            records.claim({"benchmark": "plush", "revision": models.revision, **asked})
+            more_told, more_free = measured(models, probe, count, records, row.asked)
+            told, free = told + more_told, free + more_free
+            figures = plush.summary(more_told)
+            means = {key: figures[key] for key in COLUMNS.values()}
+            each.append({"seed": number, "revision": models.revision} | means)
+        figures = plush.summary(told) | {"copy_paste": plush.copy_paste(free)}
+        trainings = {"trainings": each} if row.trained else {}
+        yield {"name": row.name, "asked": asked, "revision": each[0]["revision"]} | trainings | figures
 
 
-def measured(models: Models, probe: Probe, count: int, records: Records, asked: dict[str, Any]) -> dict[str, Any]:
-    """Draws and judges the cases of one row."""
+def measured(
+    models: Models, probe: Probe, count: int, records: Records, asked: dict[str, Any]
+) -> tuple[list[plush.Drawn], list[plush.Drawn]]:
+    """Draws and judges the cases of one row, and some of them again with the facing left open."""
     told = list(plush.evaluate(models, probe, count, records=records, **asked))
     free = list(plush.evaluate(models, probe, max(1, count // FREE), free=True, records=records, **asked))
-    return plush.summary(told) | {"copy_paste": plush.copy_paste(free)}
+    return told, free
 
 
 def train_variant(wanted: Trained, profile: Profile, folder: Path, steps: int, processes: int, seed: int) -> Path:
@@ -200,11 +216,13 @@ def run_training(command: list[str]) -> int:
 
 def as_markdown(name: str, rows: list[dict[str, Any]]) -> str:
     """A table with 95 % intervals. `turned` and `facing copied` are the paper's copy-paste measure: the mean angle to
-    the reference's facing, and the mean of the shares within 5, 10, 15 and 20 degrees of it."""
+    the reference's facing, and the mean of the shares within 5, 10, 15 and 20 degrees of it. Where there were several
+    trainings, the lowest and the highest of their means follow."""
     heads = [TABLES[name][0], *COLUMNS, "near-copies", "turned", "facing copied"]
     lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
     for row in rows:
-        cells = [_percent(row[key], row[f"{key}_interval"]) for key in COLUMNS.values()]
+        each = row.get("trainings", [])
+        cells = [_percent(row[key], row[f"{key}_interval"], [one[key] for one in each]) for key in COLUMNS.values()]
         copied, turned = row["near_copies"], row["copy_paste"]
         between = "({:.0f}° to {:.0f}°)".format(*turned["azimuth_interval"]) if turned["azimuth_interval"] else ""
         cells += [
@@ -216,7 +234,9 @@ def as_markdown(name: str, rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _percent(value: float | None, within: list[float] | None) -> str:
+def _percent(value: float | None, within: list[float] | None, trainings: Sequence[float | None] = ()) -> str:
     if value is None:
         return "-"
-    return f"{value:.1%}" + (f" ({within[0]:.1%} to {within[1]:.1%})" if within else "")
+    means = [mean for mean in trainings if mean is not None]
+    seeds = f"; {len(means)} seeds {min(means):.1%} to {max(means):.1%}" if len(means) > 1 else ""
+    return f"{value:.1%}" + (f" ({within[0]:.1%} to {within[1]:.1%}{seeds})" if within else "")
