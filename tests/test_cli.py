@@ -177,7 +177,11 @@ def test_evaluate_parts_measures_each(capsys: pytest.CaptureFixture[str]):
     assert main(["evaluate", "plush", "--parts", "--n", "4", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert math.isfinite(figures["vae_psnr_db"])
-    assert 0 <= figures["mllm_questions"]["all"] <= 1
+    told = figures["mllm_questions"]
+    assert 0 <= told["all"] <= 1
+    assert told["about"].keys() == {"place", "facing", "hat", "size", "body", "belly", "pattern", "ears", "tail"}
+    assert told["about"]["place"] == told["about"]["body"] == 1, "it reads these in all but one of 200 pictures"
+    assert min(rate for rate in told["about"].values() if rate is not None) <= told["picture"]
     assert 0 <= figures["probe"]["facing_error_degrees"] <= 180
     assert 0 <= figures["probe"]["proportions_off"] < 0.25, "the shipped probe sees no proportions"
 

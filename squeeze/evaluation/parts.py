@@ -50,13 +50,13 @@ def _probe_figures(probe: Probe, pixels: Tensor, truth: dict[str, Tensor]) -> di
 
 
 @torch.inference_mode()
-def answered(models: Models, full: InternVLForConditionalGeneration, cases: Case) -> dict[str, float | None]:
+def answered(models: Models, full: InternVLForConditionalGeneration, cases: Case) -> dict[str, Any]:
     """The share of questions answered right, word for word, by greedy decoding: about the picture, about the request,
-    all."""
+    all; and `about` each attribute that the picture shows."""
     drawn = render(cases.toys, cases.references, models.profile.size)
     seen = visible(cases.toys, drawn)
     rng = random.Random(0)
-    right: dict[str, list[bool]] = {"picture": [], "request": []}
+    right: dict[str, list[bool]] = {name: [] for name in (*PROMPT, *IDENTITY, "request")}
     for case, wish in enumerate(cases.wishes):
         known = {name: int(getattr(cases.references, name)[case]) for name in PROMPT}
         known |= {name: int(getattr(cases.toys, name)[case]) for name in IDENTITY if seen[name][case]}
@@ -64,9 +64,13 @@ def answered(models: Models, full: InternVLForConditionalGeneration, cases: Case
         asked = [("picture", q) for q in ask_picture(known, rng)] + [("request", q) for q in ask_request(wish, rng)]
         says = _answers(models, full, pixels, wish.text, [question for _, question in asked])
         for (kind, question), said in zip(asked, says, strict=True):
-            right[kind].append(said == question.answer)
-    every = right["picture"] + right["request"]
-    return {"picture": share(right["picture"]), "request": share(right["request"]), "all": share(every)}
+            right[question.about if kind == "picture" else kind].append(said == question.answer)
+    about = {name: right[name] for name in (*PROMPT, *IDENTITY)}
+    picture = [said for one in about.values() for said in one]
+    return {
+        "picture": share(picture), "request": share(right["request"]), "all": share(picture + right["request"]),
+        "about": {name: share(said) for name, said in about.items()},
+    }  # fmt: skip
 
 
 def _answers(
