@@ -47,7 +47,9 @@ from .request import MAX_SEED, Request, RequestError
 
 DEFAULT = "plush"  # the profile that needs nothing but this repository
 # flags of a training that only phases take, with their defaults
-PHASES_ONLY = {"compile": False, "singles": None, "mode": "dla", "layers": "all", "dropout": 0.15, "size": None}
+PHASES_ONLY = {
+    "compile": False, "singles": None, "critic": None, "mode": "dla", "layers": "all", "dropout": 0.15, "size": None
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a part of the embedded model")
     train.add_argument("world", choices=["plush"])
-    parts = ["vae", "decoder", "preview", "mllm", "probe", "phase1", "phase2"]
+    parts = ["vae", "decoder", "preview", "mllm", "probe", "critic", "phase1", "phase2"]
     train.add_argument("--part", required=True, choices=parts)
     box = train.add_mutually_exclusive_group(required=True)
     box.add_argument("--minutes", type=above_zero, help="stop after so many minutes")
@@ -109,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=training_seed, default=0)
     train.add_argument("--compile", action="store_true", help="phases only: minutes of compiling, then faster steps")
     train.add_argument("--singles", type=at_least_one, help="phases only: deepen the DiT to so many single blocks")
+    train.add_argument("--critic", type=Path, help="phases only: a folder with the critic to train before")
     ablation = train.add_argument_group("ablations", "phases only")
     ablation.add_argument("--mode", choices=MODES, help="how the MLLM's layers are aggregated")
     ablation.add_argument("--layers", choices=("early", "middle", "late", "all"), help="which are read")
@@ -231,7 +234,7 @@ def _train(options: argparse.Namespace) -> int:
         train_plush(
             options.part, options.out, command=command, minutes=options.minutes, steps=options.steps,
             resume=options.resume, device=options.device, seed=options.seed, rate=options.rate, batch=options.batch,
-            compiled=options.compile, singles=options.singles,
+            compiled=options.compile, singles=options.singles, critic=options.critic,
             variant=Variant(mode=options.mode, layers=options.layers, dropout=options.dropout, size=options.size),
         )  # fmt: skip
     except DivergedError as error:

@@ -2,8 +2,8 @@
 
 import runpy
 
-from squeeze.training import mllm, parts, phases
+from squeeze.training import critic, mllm, parts, phases
 
-for module in (mllm, parts, phases):
+for module in (critic, mllm, parts, phases):
     module.CHUNK = 8
 runpy.run_module("squeeze", run_name="__main__")

@@ -43,6 +43,22 @@ def test_loss_ignores_what_is_hidden():
     assert torch.isfinite(probe_loss(out, hidden)), "nothing visible should mean nothing to learn, not NaN"
 
 
+def test_loss_is_of_what_is_asked_alone():
+    truth = draw_labelled(4, 0, 64)
+    nothing = {name: torch.full_like(truth[name], -1) for name in HEADS}
+    nothing["azimuth"] = torch.full_like(truth["azimuth"], torch.nan)
+    logits = {name: torch.randn(4, count, requires_grad=True) for name, count in HEADS.items()}
+    logits["direction"] = torch.randn(4, 2, requires_grad=True)
+    loss = probe_loss(logits, nothing)
+    loss.backward()
+    assert loss == 0, "nobody asked"
+    assert all(torch.equal(value.grad, torch.zeros_like(value)) for value in logits.values()), "NaN goes on"
+    half = nothing | {"azimuth": torch.where(torch.arange(4) < 2, truth["azimuth"], torch.nan)}
+    first = {name: value[:2] for name, value in truth.items()} | {name: nothing[name][:2] for name in HEADS}
+    same = probe_loss({name: value[:2] for name, value in logits.items()}, first)
+    torch.testing.assert_close(probe_loss(logits, half), same)
+
+
 def test_a_direction_costs_what_its_angle_and_its_length_say():
     truth = draw_labelled(4, 1, 64)
     radians = truth["azimuth"] * math.pi / 180

@@ -64,7 +64,9 @@ def test_other_numbers(refused, flag: str, value: str, says: str):
     assert f"argument {flag}: must be {says}, not {value}" in refused("--steps", "1", flag, value)
 
 
-@pytest.mark.parametrize("flags", [["--size", "64"], ["--singles", "9"], ["--mode", "single_lap"], ["--compile"]])
+@pytest.mark.parametrize(
+    "flags", [["--size", "64"], ["--singles", "9"], ["--mode", "single_lap"], ["--compile"], ["--critic", "x"]]
+)
 def test_flags_of_the_phases_are_for_phases(refused, flags: list[str]):
     assert f"{flags[0]} is for the phases and has no use with --part vae" in refused("--steps", "1", *flags)
 

@@ -15,8 +15,9 @@ from squeeze.models.mllm import Mllm
 from squeeze.models.parts import read_map
 from squeeze.models.profiles import PROFILES
 from squeeze.models.sources import LoadError, revision
+from squeeze.training import critic, parts, phases, preview
 from squeeze.training import mllm as mllm_module
-from squeeze.training import parts, phases, preview
+from squeeze.training.critic import CriticPart
 from squeeze.training.data import Pool, draw_cases, draw_labelled, to_unit
 from squeeze.training.loop import DivergedError, Ema, Schedule, fit, learning_rate, read_start, save_bf16
 from squeeze.training.mllm import IGNORED, MllmPart, make_mllm
@@ -26,12 +27,12 @@ from squeeze.training.phases import PhasePart
 from squeeze.training.preview import PreviewPart
 
 SHIPPED = PROFILES["plush"].folder
-NAMES = ("vae", "decoder", "preview", "probe", "mllm", "phase1", "phase2")
+NAMES = ("vae", "decoder", "preview", "probe", "critic", "mllm", "phase1", "phase2")
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch):
-    for module in (parts, mllm_module, phases, preview):
+    for module in (critic, parts, mllm_module, phases, preview):
         monkeypatch.setattr(module, "CHUNK", 8)
 
 
@@ -43,6 +44,8 @@ def make(name: str, **options):
         return VaePart(batch=2, start=SHIPPED, decoder_only=name == "decoder")
     if name == "probe":
         return ProbePart(VaePart().model, batch=2)
+    if name == "critic":
+        return CriticPart(VaePart().model, batch=2)
     if name == "preview":
         return PreviewPart(batch=2, start=SHIPPED)
     torch.manual_seed(0)

@@ -90,12 +90,12 @@ def revision_of(parts: Mapping[str, Located], profile: Profile, adapter: str | N
 
 
 def revision(folder: Path) -> str:
-    """The first 12 hex digits of the SHA-256 over all weights of a folder but the preview map and the probe, which
-    change no picture."""
+    """The first 12 hex digits of the SHA-256 over all weights of a folder but the preview map, the probe and a critic,
+    which change no picture."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.safetensors")):
         name = path.relative_to(folder).as_posix()
-        if path.name != PREVIEW and not name.startswith("probe/"):
+        if path.name != PREVIEW and not name.startswith(("probe/", "critic/")):
             digest.update(name.encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

@@ -101,16 +101,19 @@ def at_size(pixels: Tensor, size: int) -> Tensor:
 
 
 def probe_loss(out: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
-    """Cross-entropy over what is visible (truth >= 0), and the same for the facing: the direction's length is the
-    concentration of a von Mises distribution round it, so that small errors still count once it is sure; a scalar."""
-    radians = truth["azimuth"] * math.pi / 180
+    """Cross-entropy over what is asked (truth >= 0), and the same for the facing, unless its azimuth is NaN: the
+    direction's length is the concentration of a von Mises distribution round it, so that small errors still count once
+    it is sure; a scalar."""
+    asked = truth["azimuth"].isfinite()
+    radians = truth["azimuth"].nan_to_num() * math.pi / 180
     target = torch.stack([radians.sin(), radians.cos()], -1)
     direction = out["direction"].float()
     sure = direction.norm(dim=-1)
-    loss = (torch.special.i0e(sure).log() + sure - (direction * target).sum(-1)).mean()
+    missed = torch.special.i0e(sure).log() + sure - (direction * target).sum(-1)
+    loss = (missed * asked).sum() / asked.sum().clamp_min(1)
     for name in HEADS:
         wrong = F.cross_entropy(out[name].float(), truth[name], ignore_index=-1, label_smoothing=0.02, reduction="sum")
-        loss = loss + wrong / (truth[name] >= 0).sum().clamp_min(1)  # nothing visible, nothing to learn
+        loss = loss + wrong / (truth[name] >= 0).sum().clamp_min(1)  # nothing asked, nothing to learn
     return loss
 
 

@@ -75,6 +75,20 @@ def truth(toys: Toys, scenes: Scenes, drawn: Rendered) -> Chunk:
     return told | {name: torch.where(seen[name], getattr(toys, name), -1) for name in IDENTITY}
 
 
+def wanted(case: Case, references: Rendered, told: Chunk) -> Chunk:
+    """Of what the target pictures show, `told` as from `truth`, that which can be known beforehand: of the toy what
+    its reference shows, of the scene what the prompt names. The same indices, -1 elsewhere; the azimuth NaN
+    elsewhere; and the toy's `proportions` (B, 4)."""
+    seen = visible(case.toys, references)
+    named = {
+        name: torch.tensor([getattr(wish, name) is not None for wish in case.wishes]) for name in (*SCENE, "facing")
+    }
+    known = {name: torch.where(seen[name].to(told[name].device), told[name], -1) for name in IDENTITY}
+    known |= {name: torch.where(named[name].to(told[name].device), told[name], -1) for name in SCENE}
+    azimuth = torch.where(named["facing"].to(told["azimuth"].device), told["azimuth"], torch.nan)
+    return known | {"azimuth": azimuth, "proportions": case.toys.shape[:, PROPORTIONS].to(azimuth.device)}
+
+
 def chunk_seed(part: int, seed: int, index: int) -> int:
     """The seed of chunk `index`: no two parts, and no two runs of different `seed`, draw the same samples."""
     return part * 1_000_000 + seed * 1_000_000_000 + index

@@ -26,10 +26,11 @@ from ..models.sources import LoadError
 from ..models.vae import Vae
 from ..plush.render import MATERIALS, render
 from ..sampling import denoise, grid_ids, pack, schedule, unpack
-from .data import Chunk, Pool, chunk_seed, draw_cases, to_unit, truth
+from .critic import Critic
+from .data import SCENE, Chunk, Pool, chunk_seed, draw_cases, to_unit, truth, wanted
 from .helpers import Helper
 from .loop import Schedule, read_start, save_bf16
-from .objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
+from .objective import Dropout, Kept, draw_kept, draw_times, flow_loss, interpolate
 from .parts import tile
 
 CHUNK = 256
@@ -37,7 +38,9 @@ LONGEST = 40  # prompt tokens kept in the pool
 LAYERS = ("early", "middle", "late", "all")  # thirds of the MLLM's layers
 SUBJECT = 8.0  # weight of what shows the toy beside 1 for the place, which fills most of a picture and is learnt first
 DEEPEST = 38  # single blocks of FLUX.1-dev
-HELP = 0.1  # weight of the helper's loss beside that of the flow
+HELP = 0.1  # weight of the helper's loss beside that of the flow,
+JUDGED = 0.03  # and of the critic's: with 0.1 colours and patterns suffered
+DOUBT = 0.4  # the most noise in what the critic is shown, in deviations of the latents; without it codes would pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +121,9 @@ def subject_weights(cells: Tensor, side: int, channels: int) -> Tensor:
 
 
 class PhasePart:
-    """One phase of the method's training on the embedded world. `mllm` and `vae` are frozen; `singles` deepens the
-    transformer, see `deepen`."""
+    """One phase of the method's training on the embedded world. `mllm` and `vae` are frozen, and so is `critic`, before
+    which the phase is trained in the helper's place where one is given; `singles` deepens the transformer, see
+    `deepen`."""
 
     def __init__(
         self,
@@ -137,6 +141,7 @@ class PhasePart:
         rate: float | None = None,
         compiled: bool = False,
         singles: int | None = None,
+        critic: Critic | None = None,
     ) -> None:
         torch.manual_seed(seed)
         self.schedule = Schedule(batch=batch or 64, rate=rate or 1e-3, warmup=200, ema=0.999, decay=0.01)
@@ -145,6 +150,7 @@ class PhasePart:
         self._mllm, self._vae = mllm, Vae(vae)
         self._mllm.model.to(device).eval().requires_grad_(False)
         vae.to(device).eval().requires_grad_(False)
+        self._critic = None if critic is None else critic.to(device).eval().requires_grad_(False)
         variant = variant or Variant()
         self._dropout = Dropout(each=variant.dropout)
         self._ids = grid_ids(size // 16, size // 16)
@@ -167,7 +173,7 @@ class PhasePart:
                     module.forward = torch.compile(module.forward, dynamic=True)  # not its hooks
         self._chunk = max(CHUNK, self.schedule.batch)
         self._pool = Pool(
-            self._make, batch=self.schedule.batch, chunk=self._chunk, window=24, reuse=24, seed=seed, alike="valid"
+            self._make, batch=self.schedule.batch, chunk=self._chunk, window=24, reuse=6, seed=seed, alike="valid"
         )
 
     def _make(self, index: int) -> Chunk:
@@ -176,7 +182,8 @@ class PhasePart:
     @torch.inference_mode()
     def encode(self, count: int, seed: int, held_out: bool = False) -> Chunk:
         """Cases as the frozen parts see them: `hidden` (B, L, M+1, D) bf16, `vision`, `valid`, packed latents `ref`
-        and `x0`; and the truth of each target, for the helper."""
+        and `x0`; the truth of each target, for the helper; and what of it can be known, for the critic, its names
+        after "wanted "."""
         case = draw_cases(count, seed, held_out)
         toys = case.toys.to(self._device)
         drawn = [render(toys, scenes.to(self._device), self._size) for scenes in (case.references, case.targets)]
@@ -196,29 +203,49 @@ class PhasePart:
                 "x0": pack(self._vae.encode(target[rows.to(self._device)])).bfloat16(),
             })  # fmt: skip
         seen = {key: torch.cat([part[key] for part in parts]).clone() for key in parts[0]}
-        return seen | truth(toys, case.targets, drawn[1])
+        told = truth(toys, case.targets, drawn[1])
+        asked = wanted(case, drawn[0], told)
+        return seen | told | {f"wanted {name}": value for name, value in asked.items()}
 
     def loss(self, step: int) -> Tensor:
         """Rectified flow on one batch, all of it with the same conditions kept (see objective.py), and beside it what
-        the helper gets wrong."""
+        the helper gets wrong, or the critic in the picture that is foreseen."""
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
         kept = draw_kept(self.phase, torch.Generator().manual_seed(step), self._dropout)  # the same in all processes
         generator = torch.Generator(self._device).manual_seed(chunk_seed(7, self._seed, step))
         x0 = batch["x0"].float()
         t = draw_times(len(x0), self._mu, generator)
         noise = torch.randn(x0.shape, generator=generator, device=self._device)
+        img = interpolate(x0, noise, t)
         known: list[Tensor] = []
         blocks = self.model.transformer.single_transformer_blocks  # the second half is left to turn it into a velocity
         listening = blocks[len(blocks) // 2].register_forward_pre_hook(
             lambda _, __, given: known.append(given["hidden_states"]), with_kwargs=True
         )
         velocity = self._velocity(self.model, batch, kept.text)(
-            interpolate(x0, noise, t), t, Weights(mllm=float(kept.mllm), vae=float(kept.vae))
+            img, t, Weights(mllm=float(kept.mllm), vae=float(kept.vae))
         )
         listening.remove()
-        drawn = known[0][:, : x0.shape[1]]
         weight = subject_weights(batch["cells"], self._size // self._vae.factor, self._vae.channels)
-        return flow_loss(velocity, x0, noise, weight) + HELP * self.model.helper.loss(drawn, drawn, batch)
+        flow = flow_loss(velocity, x0, noise, weight)
+        if self._critic is None:
+            drawn = known[0][:, : x0.shape[1]]
+            return flow + HELP * self.model.helper.loss(drawn, drawn, batch)
+        if not kept.mllm and not kept.vae:
+            return flow
+        return flow + JUDGED * self._judged(img - t[:, None, None] * velocity.float(), batch, kept, generator)
+
+    def _judged(self, foreseen: Tensor, batch: Chunk, kept: Kept, generator: torch.Generator) -> Tensor:
+        """What the critic gets wrong in packed latents `foreseen` of what the conditions that were kept tell of."""
+        side = self._size // self._vae.factor
+        latents = unpack(foreseen, side, side)
+        noise = torch.randn(latents.shape, generator=generator, device=self._device)
+        doubt = DOUBT * torch.rand(len(latents), 1, 1, 1, generator=generator, device=self._device)
+        asked = {name.removeprefix("wanted "): value for name, value in batch.items() if name.startswith("wanted ")}
+        if not (kept.mllm and kept.text):
+            asked |= {name: torch.full_like(asked[name], -1) for name in SCENE}
+            asked["azimuth"] = torch.full_like(asked["azimuth"], torch.nan)
+        return self._critic.loss(latents + doubt * noise, asked)
 
     def _velocity(self, model: Denoiser, batch: Chunk, text: bool = True):  # noqa: ANN202
         """A function (img, t, weights) -> velocity with the batch's conditions, aggregated on need."""

@@ -24,6 +24,8 @@ from ..models.mllm import Mllm
 from ..models.parts import read_model
 from ..models.profiles import PROFILES, Profile
 from ..models.sources import Located, read_part, revision
+from ..models.vae import Vae
+from .critic import Critic, CriticPart
 from .loop import Part, Progress, checkpoint_name, fit, rank_and_world, show_progress
 from .mllm import MllmPart
 from .parts import ProbePart, VaePart
@@ -31,25 +33,29 @@ from .phases import PhasePart, Variant
 from .preview import PreviewPart
 
 # phases write aggregation and transformer
-WRITES = {"vae": ("vae",), "decoder": ("vae",), "preview": ("vae",), "mllm": ("mllm",), "probe": ("probe",)}
+WRITES = {
+    "vae": ("vae",), "decoder": ("vae",), "preview": ("vae",), "mllm": ("mllm",), "probe": ("probe",),
+    "critic": ("critic",),
+}  # fmt: skip
 
 
 def train_plush(
     part: str, out: Path, *, command: str, minutes: float | None = None, steps: int | None = None,
     resume: Path | None = None, device: str = "cpu", seed: int = 0, rate: float | None = None,
-    batch: int | None = None, compiled: bool = False, singles: int | None = None, variant: Variant | None = None,
+    batch: int | None = None, compiled: bool = False, singles: int | None = None, critic: Path | None = None,
+    variant: Variant | None = None,
 ) -> Progress | None:  # fmt: skip
     """Trains one part of the embedded model into `out`, a folder of the shipped layout; notes the run in
     `training.json`.
 
     `compiled` fuses the blocks of the phases' models first: it takes minutes and a C++ compiler, and then a step takes
-    two thirds of the time on a CPU; `singles` deepens the phases' transformer to so many single blocks; `variant` is
-    what an ablation changes in phases that start afresh. Under `torchrun` its processes train one model together, each
-    on its own samples. Phases and probe take the frozen MLLM and VAE from `out`, or from the shipped weights where it
-    has none yet; decoder and preview map go with the VAE of `resume`, `out` or the shipped weights, the first that is
-    there; phase 2 starts from phase 1's aggregation and transformer in `resume`. Raises LoadError before anything is
-    written where `resume` holds nothing whole to start from or the device is of no use; see `fit` for what can end it
-    early.
+    two thirds of the time on a CPU; `singles` deepens the phases' transformer to so many single blocks; `critic` is
+    a folder with a trained one, before which phases are trained; `variant` is what an ablation changes in phases that
+    start afresh. Under `torchrun` its processes train one model together, each on its own samples. Phases, probe and
+    critic take the frozen MLLM and VAE from `out`, or from the shipped weights where it has none yet; decoder and
+    preview map go with the VAE of `resume`, `out` or the shipped weights, the first that is there; phase 2 starts from
+    phase 1's aggregation and transformer in `resume`. Raises LoadError before anything is written where `resume` or
+    `critic` holds nothing whole or the device is of no use; see `fit` for what can end it early.
     """
     launched = dist.is_torchelastic_launched()
     if launched and device == "cuda":
@@ -62,7 +68,7 @@ def train_plush(
     rank, world = rank_and_world()
     if world > 1:
         command = command.replace("python", f"torchrun --nproc-per-node {world}", 1)
-    trainee = make_part(part, out, resume, device, seed * world + rank, rate, batch, compiled, singles, variant)
+    trainee = make_part(part, out, resume, device, seed * world + rank, rate, batch, compiled, singles, critic, variant)
     # on a card (H200, torch 2.11) cuDNN's attention, which torch takes first, fails at once in the backward pass
     with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if device.startswith("cuda") else nullcontext():
         last = show_progress(fit(trainee, out, minutes=minutes, steps=steps, resume=resume), part)
@@ -81,6 +87,7 @@ def make_part(
     batch: int | None = None,
     compiled: bool = False,
     singles: int | None = None,
+    critic: Path | None = None,
     variant: Variant | None = None,
 ) -> Part:
     """A part ready to train, from the weights in `resume` where it has them. Raises LoadError where it has neither
@@ -112,9 +119,10 @@ def make_part(
     if part == "mllm":
         return MllmPart(**options)
     vae = frozen("vae", partial(read_model, AutoencoderKL, dtype="float32"))
-    if part == "probe":
-        return ProbePart(vae, profile.size, **options)
+    if part in ("probe", "critic"):
+        return (ProbePart if part == "probe" else CriticPart)(vae, profile.size, **options)
 
+    judge = None if critic is None else read_critic(critic, profile.size // Vae(vae).factor)
     mllm = Mllm(
         frozen("mllm", partial(read_model, InternVLForConditionalGeneration, dtype="float32")),
         frozen("mllm", AutoTokenizer.from_pretrained),
@@ -123,8 +131,22 @@ def make_part(
     )
     return PhasePart(
         int(part[-1]), mllm, vae, size=profile.size, mu=profile.shift or 0.0, compiled=compiled, singles=singles,
-        variant=variant, **options,
+        critic=judge, variant=variant, **options,
     )  # fmt: skip
+
+
+def read_critic(folder: Path, side: int) -> Critic:
+    """The critic in `folder`, for latents of `side` x `side`. Raises LoadError where there is none, or one for
+    others."""
+    restore = "Train one with --part critic, or name another folder with --critic."
+    if not (folder / "critic" / "config.json").is_file():
+        raise LoadError(f"There is no critic/ in {folder}. {restore}")
+    located = Located(path=folder / "critic", origin=str(folder), restore=restore)
+    critic = read_part(located, partial(read_model, Critic, dtype="float32"))
+    if critic.config["side"] != side:
+        has = critic.config["side"]
+        raise LoadError(f"The critic in {folder} reads latents of {has} x {has}, not of {side} x {side}. {restore}")
+    return critic
 
 
 def trained_profile(part: str, variant: Variant | None) -> Profile:
