@@ -7,6 +7,7 @@ from browsing import (
     STATES,
     ask,
     bomb,
+    calm,
     cells,
     chips,
     chosen,
@@ -100,6 +101,7 @@ def test_presets_set_the_sliders_and_sliders_the_preset(idle):
     page.keyboard.press("ArrowLeft")
     page.wait_for_function("document.querySelector('#balance-2 input').value == 0")
     page.wait_for_selector("#preset label.selected:has(input[value=meaning])")
+    calm(page)
     page.focus("#balance-2 input[type=range]")
     page.keyboard.press("ArrowRight")
     page.wait_for_selector("#preset label.selected:has(input[value=custom])")

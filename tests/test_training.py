@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from tiny import furthest
 from transformers import InternVLForConditionalGeneration
 
@@ -306,6 +307,15 @@ def test_compiled_blocks_give_the_same_loss(monkeypatch):
     for block in (part.model.transformer.transformer_blocks[0], part.model.aggregation.refine[0]):
         assert "forward" in vars(block), "the block is not compiled"
     assert torch.allclose(part.loss(0), plain, atol=1e-6)
+
+
+def test_a_phase_leaves_the_attention_of_other_models_as_it_was():
+    """diffusers sets a model's backend for the whole process, and pictures drawn after a training were others."""
+    before = _AttentionBackendRegistry.get_active_backend()
+    part = make("phase2")
+    assert _AttentionBackendRegistry.get_active_backend() == before
+    part.loss(0)  # which goes through the processors that weigh tokens
+    assert {one._attention_backend for one in part.model.transformer.attn_processors.values()} == {"_native_math"}
 
 
 def test_phases_draw_at_every_combination_of_conditions():

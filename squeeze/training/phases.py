@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from PIL import Image
 from torch import Tensor, nn
@@ -165,7 +166,9 @@ class PhasePart:
         if singles is not None:
             model.transformer = deepen(model.transformer, singles)
         if device == "cpu":  # SDPA's backward on a CPU takes twice the time of the plain formula at this size
-            model.transformer.set_attention_backend("_native_math")
+            Dit(model.transformer)  # whose attention it is, not that which it replaces
+            with attention_backend():  # else it would be every model's of this process
+                model.transformer.set_attention_backend("_native_math")
         self.model = model.to(device)
         if compiled:  # block by block, since a block is compiled once for all its repetitions
             for module in self.model.modules():
