@@ -184,22 +184,46 @@ def test_variants_on_other_frozen_parts_are_not_mixed(tmp_path: Path, monkeypatc
 
 
 def test_a_table_of_other_weights_is_refused(tmp_path: Path, capsys):
-    row = tmp_path / "late_text" / "drop"
+    row = tmp_path / "drawn" / "shipped" / "defaults"
     row.mkdir(parents=True)
-    (row / "run.json").write_text('{"benchmark": "plush", "revision": "another", "n": 2, "late_text": "drop"}')
+    (row / "run.json").write_text('{"benchmark": "plush", "revision": "another"}')
     assert main(["evaluate", "table", "late_text", "--n", "2", "--out", str(tmp_path)]) == 2
     assert 'revision "another" there' in capsys.readouterr().err
 
 
 def test_seeds_steps_and_sizes_have_results_of_their_own(tmp_path: Path, monkeypatch):
-    weights = shutil.copytree(PLUSH.folder, tmp_path / "weights")
-    (weights / "training.json").unlink()  # which says that they are for 128 pixels
-    monkeypatch.setattr(tables, "train_variant", lambda *_: weights)
-    monkeypatch.setattr(tables, "measured", lambda *_: (pictures(1), pictures(1)))
+    def trained(command: list[str]) -> int:
+        for part in ("aggregation", "transformer"):
+            shutil.copytree(PLUSH.folder / part, Path(command[command.index("--out") + 1]) / part, dirs_exist_ok=True)
+        return 0
+
+    monkeypatch.setattr(tables, "run_training", trained)
+    monkeypatch.setattr(tables, "measured", lambda *given: given[3].write("one", {}) or (pictures(1), pictures(1)))
     for steps, size, seed in ((10, None, 0), (10, None, 1), (20, None, 0), (10, 64, 0)):
         list(run_table("layers", PLUSH, 1, tmp_path, steps=steps, size=size, seed=seed, only="early"))
-    kept = {path.name for path in (tmp_path / "layers").iterdir()}
-    assert kept == {"early-10-128-0", "early-10-128-1", "early-20-128-0", "early-10-64-0"}
+    kept = {path.name for path in (tmp_path / "drawn").iterdir()}
+    assert all((tmp_path / "drawn" / name / "defaults" / "cases" / "one.json").exists() for name in kept)
+    assert kept == {f"layers_early-{how}" for how in ("10-128-0", "10-128-1", "20-128-0", "10-64-0")}
+
+
+def test_rows_that_are_alike_share_their_pictures(tmp_path: Path, monkeypatch):
+    folders = []
+    monkeypatch.setattr(
+        tables,
+        "train_variant",
+        lambda wanted, *_: shutil.copytree(PLUSH.folder, tmp_path / wanted.name, dirs_exist_ok=True),
+    )
+    monkeypatch.setattr(
+        tables, "measured", lambda *given: folders.append(given[3].folder) or (pictures(1), pictures(1))
+    )
+    found = {(name, row["name"]): folders[-1] for name in TABLES for row in run_table(name, PLUSH, 1, tmp_path)}
+    usual, both = found["conditions", "paper"], found["conditions", "both"]
+    assert usual == found["late_text", "drop"] == found["sweep", "balance 0, 0.5, 1"]
+    assert both not in (usual, found["training", "one phase"]), "other weights or another balance"
+    assert found["aggregation", "dla"] == found["layers", "all"] == found["training", "two phases + masks"]
+    told = [row.asked | {"variant": row.trained and row.trained.name} for name in TABLES for row in rows(name)]
+    told = [{"late_text": "drop", "balance": PLUSH.balance} | one for one in told]
+    assert len(set(found.values())) == len({json.dumps(one, sort_keys=True) for one in told})
 
 
 def pictures(right: int, of: int = 4) -> list[plush.Drawn]:
@@ -216,9 +240,10 @@ def pictures(right: int, of: int = 4) -> list[plush.Drawn]:
 
 
 def test_several_trainings_make_one_row_and_each_is_told(tmp_path: Path, monkeypatch):
-    drawn = {f"early-10-128-{seed}": (pictures(right), pictures(1)) for seed, right in ((5, 1), (6, 2), (7, 1))}
-    monkeypatch.setattr(tables, "train_variant", lambda *_: PLUSH.folder)
-    monkeypatch.setattr(tables, "measured", lambda models, probe, count, records, _: drawn[records.folder.name])
+    drawn = {seed: (pictures(right), pictures(1)) for seed, right in ((5, 1), (6, 2), (7, 1))}
+    trained = []
+    monkeypatch.setattr(tables, "train_variant", lambda *given: trained.append(given[-1]) or PLUSH.folder)
+    monkeypatch.setattr(tables, "measured", lambda *_: drawn[trained[-1]])
     row = next(run_table("layers", PLUSH, 4, tmp_path, steps=10, seed=5, seeds=3, only="early"))
     assert [(one["seed"], one["identity_mean"]) for one in row["trainings"]] == [(5, 0.25), (6, 0.5), (7, 0.25)]
     assert row["cases"] == 12

@@ -7,6 +7,7 @@ same frozen MLLM and VAE, size, steps, data and seed. Nothing is chosen by these
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from ..files import AGAIN, not_written, write_text
 from ..models.loading import Models, load
 from ..models.profiles import Profile
 from ..models.sources import revision
+from ..pipeline import default_request
 from ..plush.probe import Probe
 from ..sampling import noisier, schedule, shift_for
 from . import plush
@@ -123,10 +125,10 @@ def run_table(
     first by `seed`; the figures are over the pictures of all of them, and `trainings` tells the means of each with its
     seed and revision.
 
-    Everything is kept under `out`, variants too, and what is there already is not done again. Variants train for
-    `steps` in `processes`, and are measured, at `size` pixels a side, None = the profile's. `only` is the name of a
-    single row. Raises EvaluationError where there is no such row, a training fails, or what is there is another
-    version's.
+    Everything is kept under `out`, variants too, and what is there already is not done again, for whichever table it
+    was done. Variants train for `steps` in `processes`, and are measured, at `size` pixels a side, None = the
+    profile's. `only` is the name of a single row. Raises EvaluationError where there is no such row, a training fails,
+    or what is there is another version's.
     """
     rows = TABLES[name][1](profile)
     if only is not None and only not in [row.name for row in rows]:
@@ -135,21 +137,19 @@ def run_table(
     for row in rows:
         if only not in (None, row.name):
             continue
-        asked = {key: list(value) if isinstance(value, tuple) else value for key, value in row.asked.items()}
-        place = row.name.replace(" ", "_").replace(",", "")
+        asked = {key: _listed(value) for key, value in row.asked.items()}
         told: list[plush.Drawn] = []
         free: list[plush.Drawn] = []
         each = []
         for number in range(seed, seed + (seeds if row.trained else 1)):
-            where, kept = profile, place
+            where, weights = profile, "shipped"
             if row.trained:
                 sized = profile.at(size or profile.size)
-                kept = f"{place}-{steps}-{sized.size}-{number}"
                 variant = train_variant(row.trained, sized, out / "variants", steps, processes, number)
-                where = replace(sized, folder=variant)
-            models = load(where)
-            records = Records(out / name / kept)
-            records.claim({"benchmark": "plush", "revision": models.revision, **asked})
+                where, weights = replace(sized, folder=variant), variant.name
+            models, apart = load(where), unusual(where, asked)
+            records = Records(out / "drawn" / weights / ("_".join(re.findall(r"[\w.]+", str(apart))) or "defaults"))
+            records.claim({"benchmark": "plush", "revision": models.revision, **apart})
             more_told, more_free = measured(models, probe, count, records, row.asked)
             told, free = told + more_told, free + more_free
             figures = plush.summary(more_told)
@@ -158,6 +158,17 @@ def run_table(
         figures = plush.summary(told) | {"copy_paste": plush.copy_paste(free)}
         trainings = {"trainings": each} if row.trained else {}
         yield {"name": row.name, "asked": asked, "revision": each[0]["revision"]} | trainings | figures
+
+
+def unusual(profile: Profile, asked: dict[str, Any]) -> dict[str, Any]:
+    """What of `asked`, fields of Request, differs from the profile's defaults; by all else rows are alike."""
+    usual = default_request(profile, prompt="", references=())
+    return {key: value for key, value in asked.items() if value != _listed(getattr(usual, key))}
+
+
+def _listed(value: Any) -> Any:
+    """A value as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def measured(
