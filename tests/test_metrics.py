@@ -12,7 +12,7 @@ from tiny import random_picture
 from tiny_metrics import write_metrics
 from torch import Tensor
 
-from squeeze.evaluation.metrics import CHECKPOINTS, Look, Metrics, load_metrics, score
+from squeeze.evaluation.metrics import CHECKPOINTS, COMMITS, Look, Metrics, load_metrics, score
 from squeeze.images import open_picture
 from squeeze.models.loading import LoadError
 
@@ -101,6 +101,22 @@ def test_without_a_network_a_sentence():
         load_metrics(None, CPU)
     assert CHECKPOINTS["dino"] in str(caught.value)
     assert "--metrics" in str(caught.value)
+
+
+def test_from_the_hub_the_pinned_commits_are_taken(
+    checkpoints: Path, metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    newer = write_metrics(tmp_path / "newer", seed=5)
+    for name, repo in CHECKPOINTS.items():
+        root = tmp_path / "cache" / f"models--{repo.replace('/', '--')}"
+        shutil.copytree(checkpoints / name, root / "snapshots" / COMMITS[name])
+        shutil.copytree(newer / name, root / "snapshots" / "newer")
+        (root / "refs").mkdir()
+        (root / "refs" / "main").write_text("newer")
+    found = load_metrics(None, CPU)
+    assert found.weights == metrics.weights
+    assert found.source == CHECKPOINTS
 
 
 def _drop_a_weight(folder: Path) -> None:

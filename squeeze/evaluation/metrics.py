@@ -29,6 +29,9 @@ from ..models.loading import LoadError
 
 T = TypeVar("T")
 CHECKPOINTS = {"dino": "facebook/dino-vits16", "clip": "openai/clip-vit-base-patch32"}
+COMMITS = {
+    "dino": "abe3b354cb6a9b6f146096b14a4a9d7eecbcb4bd", "clip": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
+}  # fmt: skip
 SCORES = ("dino_i", "clip_i", "clip_t", "dino_i_reference", "clip_i_reference")
 
 
@@ -85,8 +88,8 @@ def score(picture: Look, photos: Look, prompt: Tensor) -> dict[str, float]:
 
 
 def load_metrics(folder: Path | None, device: torch.device) -> Metrics:
-    """The published checkpoints from the Hugging Face hub or its cache, or `folder`/dino and `folder`/clip in their
-    layout; raises LoadError where they cannot be had."""
+    """The published checkpoints at their COMMITS from the Hugging Face hub or its cache, or `folder`/dino and
+    `folder`/clip in their layout; raises LoadError where they cannot be had."""
     at = {name: str(folder / name) if folder else hub for name, hub in CHECKPOINTS.items()}
     if folder:
         for name, path in at.items():
@@ -94,11 +97,12 @@ def load_metrics(folder: Path | None, device: torch.device) -> Metrics:
                 raise LoadError(
                     f"There is no folder {path}. Put {CHECKPOINTS[name]} there, as its files lie on the hub."
                 )
-    dino = _loaded(at["dino"], lambda path: _model(ViTModel, path, add_pooling_layer=False))
-    clip = _loaded(at["clip"], lambda path: _model(CLIPModel, path))
-    dino_processor = _loaded(at["dino"], ViTImageProcessorPil.from_pretrained)
-    clip_processor = _loaded(at["clip"], CLIPImageProcessorPil.from_pretrained)
-    tokenizer = _loaded(at["clip"], lambda path: _tokenizer(path, clip.config.text_config.vocab_size))
+    dino_at, clip_at = ({"revision": COMMITS[name]} for name in ("dino", "clip"))  # of no account for a folder
+    dino = _loaded(at["dino"], lambda path: _model(ViTModel, path, add_pooling_layer=False, **dino_at))
+    clip = _loaded(at["clip"], lambda path: _model(CLIPModel, path, **clip_at))
+    dino_processor = _loaded(at["dino"], lambda path: ViTImageProcessorPil.from_pretrained(path, **dino_at))
+    clip_processor = _loaded(at["clip"], lambda path: CLIPImageProcessorPil.from_pretrained(path, **clip_at))
+    tokenizer = _loaded(at["clip"], lambda path: _tokenizer(path, clip.config.text_config.vocab_size, **clip_at))
     words = tokenizer.backend_tokenizer.to_str()
     weights = {"dino": _hash(dino, dino_processor), "clip": _hash(clip, clip_processor, words)}
     metrics = Metrics(
@@ -133,8 +137,8 @@ def _model(kind: Any, path: str, **options: Any) -> Any:
     return model.eval()
 
 
-def _tokenizer(path: str, words: int) -> CLIPTokenizer:
-    tokenizer = CLIPTokenizer.from_pretrained(path)
+def _tokenizer(path: str, words: int, **options: Any) -> CLIPTokenizer:
+    tokenizer = CLIPTokenizer.from_pretrained(path, **options)
     if len(tokenizer) != words:  # without its files transformers makes an empty one
         raise ValueError(f"the tokenizer has {len(tokenizer)} entries, the model wants {words}")
     return tokenizer
