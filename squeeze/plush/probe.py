@@ -117,6 +117,11 @@ def probe_loss(out: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
     return loss
 
 
+def build_loss(out: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
+    """The squared error of the `proportions` (B, 4), as a share of a blind guess's; a scalar."""
+    return 12 * F.mse_loss(out["proportions"].float(), truth["proportions"])  # 1/12 is the variance in [0, 1]
+
+
 def degrees_between(a: Tensor, b: Tensor) -> Tensor:
     """The angle between two directions in degrees, in [0, 180]."""
     return ((a - b + 180) % 360 - 180).abs()

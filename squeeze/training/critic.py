@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..models.vae import Vae
-from ..plush.probe import HEADS, probe_loss
+from ..plush.probe import HEADS, build_loss, probe_loss
 from ..plush.world import PROPORTIONS
 from .data import Chunk, Pool, chunk_seed, draw_labelled, to_unit
 from .loop import Schedule, read_start, save_bf16
@@ -28,7 +28,6 @@ from .parts import tile
 
 CHUNK = 512
 NOISE = 0.6  # the most that is added to what the critic learns from, in deviations of the latents
-BUILD = 12.0  # weight of the squared error of the proportions, which is then 1 for a blind guess
 
 
 class _Block(nn.Module):
@@ -74,7 +73,7 @@ class Critic(ModelMixin, ConfigMixin):
         """What is read wrong in latents (B, channels, side, side), a scalar; `truth` as for `probe_loss`, with
         `proportions` (B, 4)."""
         told = self(latents.contiguous(memory_format=torch.channels_last))
-        return probe_loss(told, truth) + BUILD * F.mse_loss(told["proportions"].float(), truth["proportions"])
+        return probe_loss(told, truth) + build_loss(told, truth)
 
 
 class CriticPart:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..files import whole
 from ..models.sources import PREVIEW
 from ..models.vae import Vae, fit_preview
-from ..plush.probe import Probe, at_size, augment, probe_loss
+from ..plush.probe import Probe, at_size, augment, build_loss, probe_loss
 from ..plush.render import MATERIALS
 from .data import Pool, chunk_seed, draw_labelled, to_bytes, to_unit
 from .loop import Schedule, read_start, save_bf16
@@ -165,8 +165,7 @@ class ProbePart:
         return chunk | {"pixels": to_bytes((torch.cat(seen) + 1) / 2)}
 
     def loss(self, step: int) -> Tensor:
-        """See `probe_loss`; beside it the squared error of the proportions, 1 for a blind guess, and what the helper
-        head gets wrong."""
+        """See `probe_loss` and `build_loss`; beside them what the helper head gets wrong."""
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
         generator = torch.Generator().manual_seed(step)
         pixels, cells = augment(to_unit(batch["pixels"]), batch["cells"].float() / 255, generator)
@@ -174,8 +173,7 @@ class ProbePart:
         shares = F.adaptive_avg_pool2d(cells, coarse.shape[-2:])
         where = F.binary_cross_entropy_with_logits(self.model.cells(coarse).float(), shares)
         out = self.model.probe.judge(coarse)
-        proportions = 12 * F.mse_loss(out["proportions"].float(), batch["proportions"])
-        return probe_loss(out, batch) + proportions + 10 * where
+        return probe_loss(out, batch) + build_loss(out, batch) + 10 * where
 
     def grid(self, model: nn.Module) -> Image.Image:
         """What the probe is shown: augmented renders."""
