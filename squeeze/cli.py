@@ -19,7 +19,7 @@ from PIL import Image
 
 from .balance import PRESETS
 from .cli_bench import add_bench
-from .cli_checks import above_zero, at_least_one, check_writable, share, training_seed
+from .cli_checks import above_zero, at_least_one, check_writable, shares, training_seed
 from .cli_evaluate import add_evaluate
 from .cli_models import add_models, load_models
 from .evaluation.records import EvaluationError
@@ -48,7 +48,8 @@ from .request import MAX_SEED, Request, RequestError
 DEFAULT = "plush"  # the profile that needs nothing but this repository
 # flags of a training that only phases take, with their defaults
 PHASES_ONLY = {
-    "compile": False, "singles": None, "critic": None, "mode": "dla", "layers": "all", "dropout": 0.15, "size": None
+    "compile": False, "singles": None, "critic": None, "mode": "dla", "layers": "all", "dropout": (0.15, 0.15),
+    "size": None,
 }  # fmt: skip
 
 
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=number, help=f"0 to {MAX_SEED}; 0 if left out")
     one.add_argument("--height", type=number, help="pixels")
     one.add_argument("--width", type=number, help="pixels")
+    one.add_argument("--sampler", help="euler, or stochastic: new noise at each step")
     one.add_argument("--late-text", help="drop or keep the text tokens where the MLLM weighs nothing")
     one.add_argument("--uncond", help="lean or full: what the unconditional branch sees")
     one.add_argument("--earlier", type=_rows, help="of a branched run: steps and balances up to there, 9,0,0.5,1;...")
@@ -115,7 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     ablation = train.add_argument_group("ablations", "phases only")
     ablation.add_argument("--mode", choices=MODES, help="how the MLLM's layers are aggregated")
     ablation.add_argument("--layers", choices=("early", "middle", "late", "all"), help="which are read")
-    ablation.add_argument("--dropout", type=share, help="how often a condition is dropped by itself")
+    ablation.add_argument(
+        "--dropout", type=shares, help="how often a condition is dropped by itself: both, or MLLM,VAE"
+    )
     ablation.add_argument("--size", type=int, choices=(64, 128), help="pixels a side; the profile's if left out")
     train.set_defaults(run=_train, **PHASES_ONLY)
 

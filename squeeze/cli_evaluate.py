@@ -120,7 +120,7 @@ def _plush(options: argparse.Namespace) -> int:
         blank = Image.new("RGB", (models.profile.size, models.profile.size))
         request = default_request(models.profile, prompt="toy", references=(blank,), **asked)
         request.checked(models.profile.limits)  # what cannot be drawn marks no folder
-        records.claim(json.loads(json.dumps({"benchmark": "plush"} | made)))
+        records.claim({"benchmark": "plush"} | made | plush.settings(models.profile, asked))
     drawn = []
     for result in plush.evaluate(models, probe, count, records=records, **asked):
         drawn.append(result)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import islice, repeat
 from typing import Any
 
 import torch
@@ -77,8 +78,10 @@ def _generate(models: Models, request: Request, resume: Resume | None) -> Iterat
     identity = identify(models, request.references, rows, columns)
     # 6 noise, positions, schedule
     img_ids = grid_ids(rows, columns)
-    img = resume.img.float() if resume else draw_noise(request.seed, rows * columns, models.dit.channels)
-    img = img.to(models.device)
+    noise = (drawn.to(models.device) for drawn in draw_noise(request.seed, rows * columns, models.dit.channels))
+    img = next(islice(noise, first, None))  # each step that is done has taken one
+    if resume:
+        img = resume.img.float().to(models.device)
     yield Encoded(
         seconds=time.monotonic() - began,
         unknown_words=tuple(models.mllm.unknown_words(prompt)),
@@ -89,9 +92,9 @@ def _generate(models: Models, request: Request, resume: Resume | None) -> Iterat
     velocity = guided(models.dit, request, counts, img_ids, conditioning, negative, identity)
     vecs = [conditioning.vec, conditioning.null_vec, *([negative.vec] if negative else [])]
     velocity = placed(models, velocity, times[:-1], vecs, request.guidance)
-    # 8 Euler steps, each with 7 the balance of its stage (see guided)
+    # 8 the steps, each with 7 the balance of its stage (see guided)
     stepped = time.monotonic()
-    for moved in denoise(img, times, velocity, first):
+    for moved in denoise(img, times, velocity, first, fresh(request, counts, first, noise)):
         img = moved.img
         stage = balance.stage_of(moved.index, counts)
         if moved.index == first or moved.index == sum(counts[:stage]):
@@ -111,6 +114,19 @@ def _generate(models: Models, request: Request, resume: Resume | None) -> Iterat
     # 10 the picture and its recipe
     recipe = recipe_of(models, request, counts) | {"picture": content_hash(picture)}
     yield Finished(image=picture, recipe=recipe, seconds=time.monotonic() - began)
+
+
+def fresh(
+    request: Request, counts: tuple[int, int, int], first: int, noise: Iterator[Tensor]
+) -> Iterator[Tensor | None]:
+    """What the steps from `first` take of the `noise` that is drawn for each of them: all of it under the sampler
+    `stochastic`, but where no token says what was asked for. What the picture shows of that would be lost with the old
+    noise."""
+    if request.sampler == "euler":
+        return (yield from repeat(None))
+    for step, drawn in enumerate(noise, first):
+        said = request.late_text == "keep" or balance.weights(request.balance_at(step, counts)).mllm > 0
+        yield drawn if said else None
 
 
 def plan(profile: Profile, request: Request) -> tuple[list[float], tuple[int, int, int]]:
@@ -201,6 +217,7 @@ def recipe_of(models: Models, request: Request, counts: tuple[int, int, int]) ->
         "seed": request.seed,
         "height": request.height,
         "width": request.width,
+        "sampler": request.sampler,
         "uncond": request.uncond,
         "late_text": request.late_text,
         "earlier": [[plain(number) for number in row] for row in request.earlier],
@@ -222,6 +239,6 @@ def default_request(profile: Profile, **asked: Any) -> Request:
     defaults: dict[str, Any] = {
         "profile": profile.name, "balance": profile.balance, "steps": profile.steps, "cfg": profile.cfg,
         "guidance": profile.guidance, "seed": 0, "height": profile.size, "width": profile.size,
-        "uncond": profile.uncond, "late_text": profile.late_text,
+        "sampler": profile.sampler, "uncond": profile.uncond, "late_text": profile.late_text,
     }  # fmt: skip
     return Request(**(defaults | asked))

@@ -1,4 +1,4 @@
-"""The recipe: one JSON of everything that made a picture. Version 1. In PNGs under the text key `squeeze`.
+"""The recipe: one JSON of everything that made a picture. Version 2. In PNGs under the text key `squeeze`.
 
 Recipes come from strangers: what is read is data of the kinds in FIELDS and nothing else. Whether its values make sense
 together is judged by Request. Its other forms, a link, a command and a call, are in recipe_forms.py.
@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 
 from .request import is_number, is_whole
 
-VERSION = 1
+VERSION = 2
 PNG_KEY = "squeeze"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 NONE = "none"  # an empty list in plain text; readers of links drop what is empty
@@ -106,6 +106,7 @@ FIELDS: dict[str, Kind] = {
     "seed": WHOLE,
     "height": WHOLE,
     "width": WHOLE,
+    "sampler": TEXT,
     "uncond": TEXT,
     "late_text": TEXT,
     "earlier": _several(_several(NUMBER), ";"),
@@ -113,8 +114,8 @@ FIELDS: dict[str, Kind] = {
     "picture": HASH,
 }
 OPTIONS = (  # the fields of a Request: flags of the command line, arguments of the HTTP API
-    "prompt", "balance", "stage_steps", "steps", "cfg", "guidance", "seed", "height", "width", "uncond", "late_text",
-    "earlier",
+    "prompt", "balance", "stage_steps", "steps", "cfg", "guidance", "seed", "height", "width", "sampler", "uncond",
+    "late_text", "earlier",
 )  # fmt: skip
 NAMES = {  # where a field's own name does not say what it is
     "revision": "revision of the weights", "references": "reference", "stage_steps": "steps of the stages",
@@ -198,8 +199,11 @@ def from_text(text: str) -> dict[str, Any]:
 
 
 def checked(recipe: dict[str, Any], what: str) -> dict[str, Any]:
-    """The recipe itself if every field is there and of its kind; `what` it is called in sentences."""
+    """The recipe, an older one as this version has it, if every field is there and of its kind; `what` it is called in
+    sentences."""
     version = recipe.get("version")
+    if is_whole(version) and version == 1:  # which knew no other sampler
+        recipe = {"sampler": "euler"} | recipe | {"version": VERSION}
     if is_whole(version) and version > VERSION:  # before anything else: a later version may have other fields
         shown = reprlib.repr(version)
         raise RecipeError(f"This {what} is of version {shown}; this program reads up to {VERSION}. Update it.")

@@ -14,6 +14,7 @@ from .balance import STAGES, stage_of
 
 MAX_SEED = 2**53 - 1  # the largest integer a browser's number holds exactly
 JOINERS = "\u200c\u200d\ufe0f"  # invisible, but they join emoji, letters of Persian, or choose an emoji's form
+CHOICES = {"sampler": ("euler", "stochastic"), "uncond": ("lean", "full"), "late_text": ("drop", "keep")}
 MOST_NAMED = 200  # characters of a value that a sentence names
 TAGS = frozenset(map(chr, range(0xE0020, 0xE0080)))  # spell the flags of regions
 
@@ -102,6 +103,7 @@ class Request:
 
     `balance` is b in [0, 1] per stage; `cfg` true classifier-free guidance (1 = off); `guidance` FLUX's embedded
     guidance; `height`, `width` in pixels; `stage_steps` whole steps per stage, None = from the profile's thresholds;
+    `sampler` how a step is done: `euler`, or `stochastic`, with noise of its own (see pipeline.fresh);
     `late_text` what stays of the MLLM tokens where they weigh nothing: `drop` or `keep`; `uncond` what the
     unconditional branch sees: `lean` nothing, `full` the reference tokens; `earlier` where a run was branched, by
     rising step: rows of the number of steps up to there and the three balances that held; `previews` whether steps
@@ -118,6 +120,7 @@ class Request:
     seed: int
     height: int
     width: int
+    sampler: str
     uncond: str
     late_text: str
     stage_steps: tuple[int, int, int] | None = None
@@ -151,7 +154,7 @@ class Request:
                     "size", name=name.capitalize(), value=value, multiple=limits.multiple, least=limits.least_size,
                     limit=limits.most_size,
                 )  # fmt: skip
-        for name, choices in (("uncond", ("lean", "full")), ("late_text", ("drop", "keep"))):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise RequestError("option", name=name, value=repr(getattr(self, name)), choices=" or ".join(choices))
         if self.stage_steps is not None:

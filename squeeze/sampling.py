@@ -59,15 +59,17 @@ def grid_ids(height: int, width: int, index: int = 0, top: int = 0, left: int = 
     return ids.view(-1, 3)
 
 
-def draw_noise(seed: int, tokens: int, channels: int) -> Tensor:
-    """The starting point (1, N, 4 C), drawn on the CPU in fp32, so a seed means the same everywhere."""
+def draw_noise(seed: int, tokens: int, channels: int) -> Iterator[Tensor]:
+    """Noise (1, N, 4 C) without end, first the starting point, then that of each step's end where it is drawn anew;
+    drawn on the CPU in fp32, so a seed means the same everywhere."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randn(1, tokens, channels, generator=generator)
+    while True:
+        yield torch.randn(1, tokens, channels, generator=generator)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """One Euler step. `index` counts from 0; `t` is where the step began; `img` (B, N, C) is where it arrived;
+    """One step. `index` counts from 0; `t` is where the step began; `img` (B, N, C) is where it arrived;
     `x0` (B, N, C) is the picture as foreseen from there."""
 
     index: int
@@ -79,13 +81,20 @@ class Moved:
 Velocity = Callable[[Tensor, int, float], tuple[Tensor, Tensor]]  # (img, index, t) -> twice (B, N, C), see denoise
 
 
-def denoise(img: Tensor, times: list[float], velocity: Velocity, start: int = 0) -> Iterator[Moved]:
+def denoise(
+    img: Tensor, times: list[float], velocity: Velocity, start: int = 0, fresh: Iterator[Tensor | None] | None = None
+) -> Iterator[Moved]:
     """Euler's method along `times`; `velocity` gives what each step follows, and what foresees the picture: the same,
     but without guidance, which would exaggerate what is not yet decided. Starts at step `start` with `img` as it was
-    there."""
+    there.
+
+    `fresh` gives each step noise (B, N, C) or None. With noise it goes all the way to the picture and back with that,
+    as diffusers' FlowMatchEulerDiscreteScheduler does under `stochastic_sampling`: what was drawn wrong is lost in the
+    new noise and drawn again."""
     for index in range(start, len(times) - 1):
         t, after = times[index], times[index + 1]
         v, calm = velocity(img, index, t)
         x0 = img - t * calm.float()
-        img = img + (after - t) * v.float()
+        new = next(fresh) if fresh else None
+        img = img + (after - t) * v.float() if new is None else (1 - after) * (img - t * v.float()) + after * new
         yield Moved(index=index, t=t, img=img, x0=x0)

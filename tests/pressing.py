@@ -7,7 +7,10 @@ ANN, BOB = (Visitor(session=name, page="http://here/") for name in ("ann", "bob"
 FORMS = dict.fromkeys(recipes.FORMS)
 PARTS = Parts(
     **{name: name for name in Parts.__annotations__ if name not in ("form", "sliders", "forms")},
-    form={name: name for name in ("prompt", "steps", "cfg", "seed", "random", "uncond", "late_text", "timeline")},
+    form={
+        name: name
+        for name in ("prompt", "steps", "cfg", "seed", "random", "sampler", "uncond", "late_text", "timeline")
+    },
     sliders=["first", "second", "third"],
     forms={name: f"form {name}" for name in FORMS},
 )

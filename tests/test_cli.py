@@ -89,6 +89,7 @@ def test_unknown_words_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--seed", str(2**70)], "seed must be"),
         (["--seed", "-1"], "seed must be"),
         (["--late-text", "maybe"], "drop or keep"),
+        (["--sampler", "ddim"], "euler or stochastic"),
         (["--uncond", "none"], "lean or full"),
         (["--profile", "nothing"], "plush"),
         (["--out", "/no/such/folder/out.png"], "no folder"),
@@ -216,7 +217,8 @@ def test_a_stop_ends_with_130_and_a_checkpoint(tmp_path: Path):
 def made(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     """A PNG that the tiny models drew, with every option other than the profile has it."""
     options = ["--balance", "0.1,0.25,1", "--steps", "4", "--stage-steps", "1,2,1", "--cfg", "1.5", "--guidance", "3"]
-    options += ["--seed", "5", "--uncond", "full", "--late-text", "keep", "--height", "128", "--width", "128"]
+    options += ["--seed", "5", "--sampler", "euler", "--uncond", "full", "--late-text", "keep"]
+    options += ["--height", "128", "--width", "128"]
     assert generate(tmp_path, "--weights", str(folder), *options) == 0
     capsys.readouterr()
     return (tmp_path / "out.png").rename(tmp_path / "made.png")
@@ -239,7 +241,8 @@ def test_every_flag_reaches_the_recipe(made: Path):
     recipe = read_png(made)
     wanted = {
         "balance": [0.1, 0.25, 1], "steps": 4, "stage_steps": [1, 2, 1], "cfg": 1.5, "seed": 5, "uncond": "full",
-        "late_text": "keep", "height": 128, "width": 128, "picture": content_hash(open_picture(made)),
+        "sampler": "euler", "late_text": "keep", "height": 128, "width": 128,
+        "picture": content_hash(open_picture(made)),
         "guidance": 1,  # which this transformer does not read
     }  # fmt: skip
     assert {key: recipe[key] for key in wanted} == wanted
@@ -336,7 +339,7 @@ def test_the_wrong_reference_is_refused_by_both_hashes(made: Path, folder: Path,
         ({"profile": "../etc"}, "no profile named '../etc'"),
         ({"height": 4096}, "Height must be"),
         ({"late_text": "maybe"}, "drop or keep"),
-        ({"version": 2}, "Update"),
+        ({"version": 3}, "Update"),
         ({"seed": None}, "seed is None"),
     ],
 )

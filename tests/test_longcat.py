@@ -80,7 +80,7 @@ def asked_of(models, **asked):
 @torch.inference_mode()
 def test_the_loop_is_the_pipelines(models, pipeline):
     """Pictures and words as they come, the pipeline's own encodings against ours: 25 steps, CFG on, all weights 1."""
-    asked, noise = asked_of(models, steps=25, stage_steps=(9, 8, 8)), draw_noise(7, 32, 64)
+    asked, noise = asked_of(models, steps=25, stage_steps=(9, 8, 8)), next(draw_noise(7, 32, 64))
     assert (asked.cfg, asked.uncond, asked.balance) == (4.5, "full", (0.5, 0.5, 0.5)), "the row is not the pipeline's"
     theirs = pipeline(
         image=PICTURE, prompt=PROMPT, num_inference_steps=25, guidance_scale=4.5, latents=noise, output_type="latent"
@@ -156,8 +156,8 @@ def velocity(models, weights, late_text="drop"):
         conditioning = condition(models, (PICTURE,), PROMPT, SIZE)
         identity = identify(models, (PICTURE,), 4, 8)
         return models.dit.velocity(
-            draw_noise(1, 32, 64), grid_ids(4, 8), 0.6, conditioning=conditioning, identity=identity, weights=weights,
-            late_text=late_text,
+            next(draw_noise(1, 32, 64)), grid_ids(4, 8), 0.6, conditioning=conditioning, identity=identity,
+            weights=weights, late_text=late_text,
         )  # fmt: skip
 
 

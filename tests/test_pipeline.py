@@ -63,7 +63,7 @@ def test_at_full_weights_it_is_diffusers_kontext(models, paper, row):
     )
     positive, other = make_conditioning(1), make_conditioning(2)
     negative = replace(other, txt=other.txt[:, : positive.txt.shape[1]])
-    picture, noise = random_picture(0, 48, 32), draw_noise(7, 8, 4 * CHANNELS)
+    picture, noise = random_picture(0, 48, 32), next(draw_noise(7, 8, 4 * CHANNELS))
 
     pipeline = FluxKontextPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), vae=vae, transformer=transformer,
@@ -146,14 +146,29 @@ def test_every_choice_reaches_the_picture(models, request_for):
     for change in (
         {"prompt": "a toy in the snow"}, {"references": (random_picture(1),)}, {"cfg": 3.0}, {"uncond": "full"},
         {"late_text": "keep"}, {"balance": (0.0, 0.5, 0.75)}, {"balance": (0.2, 0.5, 1.0)}, {"stage_steps": (1, 3, 2)},
-        {"references": (random_picture(0), random_picture(1))},
+        {"sampler": "stochastic"}, {"references": (random_picture(0), random_picture(1))},
     ):  # fmt: skip
         assert pixels(list(generate(models, request_for(**change)))) != base, f"{list(change)} changes nothing"
 
 
+def test_noise_is_drawn_anew_where_something_says_what_was_asked_for(models, request_for):
+    def renewed(balance, **asked):
+        events = generate(models, request_for(balance=balance, sampler="stochastic", cfg=1.0, **asked))
+        plain = generate(models, request_for(balance=balance, sampler="euler", cfg=1.0, **asked))
+        apart = [not torch.equal(a.img, b.img) for a, b in zip(steps_of(events), steps_of(plain), strict=True)]
+        return apart.index(True) if any(apart) else None
+
+    assert renewed((0.0, 0.5, 1.0)) == 0
+    assert renewed((1.0, 0.5, 1.0)) == 2
+    assert renewed((1.0, 1.0, 0.75)) == 4
+    assert renewed((1.0, 1.0, 1.0)) is None, "of the prompt only the picture tells, and it would be lost"
+    assert renewed((1.0, 1.0, 1.0), late_text="keep") == 0
+
+
+@pytest.mark.parametrize("sampler", ["euler", "stochastic"])
 @pytest.mark.parametrize(("stage", "step"), [(1, 2), (2, 4)])
-def test_resumed_equals_uninterrupted(models, request_for, forwards, stage, step):
-    before = request_for(previews=False)
+def test_resumed_equals_uninterrupted(models, request_for, forwards, stage, step, sampler):
+    before = request_for(previews=False, sampler=sampler)
     balance = [0.0, 0.5, 1.0]
     balance[stage] = 0.25
     after = replace(before, balance=tuple(balance))
@@ -231,7 +246,7 @@ def test_what_the_unconditional_branch_sees(models, request_for, forwards, uncon
 @pytest.mark.parametrize("negative", [None, make_conditioning(2)])
 def test_branches_with_the_same_input_are_one_forward(models, request_for, forwards, negative):
     """Identity alone under `full`: guidance has nothing to enlarge, so one forward gives what two would."""
-    noise, positive = draw_noise(1, 8, 4 * CHANNELS), make_conditioning(1)
+    noise, positive = next(draw_noise(1, 8, 4 * CHANNELS)), make_conditioning(1)
     negative = negative and replace(negative, null_vec=positive.null_vec)
     identity = identify(models, (random_picture(0),), 2, 4)
     counts = {}
@@ -296,7 +311,7 @@ def test_the_recipe_names_all_that_made_it(models, request_for):
     recipe = recipe_of(models, asked, STAGES)
     assert recipe["references"] == [content_hash(asked.references[0])]
     assert recipe["revision"] == models.revision
-    for field in ("balance", "steps", "cfg", "guidance", "seed", "height", "width", "uncond", "late_text"):
+    for field in ("balance", "steps", "cfg", "guidance", "seed", "height", "width", "sampler", "uncond", "late_text"):
         value = getattr(asked, field)
         assert recipe[field] == (list(value) if isinstance(value, tuple) else value)
     assert recipe["stage_steps"] == list(STAGES)

@@ -135,7 +135,7 @@ def test_a_link_names_all_that_is_missing():
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"version": "2"}, "Update"),
+        ({"version": "3"}, "Update"),
         ({"version": "0"}, "version is 0"),
         ({"version": "one"}, "version is 'one'"),
         ({"version": "9" * 4000}, "Update"),

@@ -47,6 +47,7 @@ def made(server, browser, tmp_path_factory):
     page.wait_for_function("document.querySelectorAll('.timeline .chip')[2].textContent == '0.75'")
     page.wait_for_function("document.querySelector('#balance-3 input[type=number]').value == '0.75'")
     page.press(".timeline .edge >> nth=0", "ArrowLeft")
+    page.click("#sampler label:has(input[value=euler])")
     page.click("#uncond label:has(input[value=full])")
     page.click("#late-text label:has(input[value=keep])")
     page.fill("#cfg input[type=number]", "3.1")
@@ -71,7 +72,8 @@ def controls(page):
         "prompt": page.input_value("#prompt textarea"), "balance": list(sliders(page)),
         "stage_steps": list(cells(page)), "steps": int(page.input_value("#steps input[type=range]")),
         "cfg": float(page.input_value("#cfg input[type=range]")),
-        "seed": int(page.input_value("#seed input")), "uncond": page.input_value("#uncond input:checked"),
+        "seed": int(page.input_value("#seed input")), "sampler": page.input_value("#sampler input:checked"),
+        "uncond": page.input_value("#uncond input:checked"),
         "late_text": page.input_value("#late-text input:checked"),
     }  # fmt: skip
 
@@ -160,12 +162,12 @@ def bad_files(recipe, folder):
     resaved.write_bytes(saved(noise(), "PNG"))
     cut = folder / "cut.png"
     cut.write_bytes(write_png(noise(), recipe, folder / "whole.png").path.read_bytes()[:60])
-    newer = write_png(noise(), recipe | {"version": 2}, folder / "newer.png").path
+    newer = write_png(noise(), recipe | {"version": 3}, folder / "newer.png").path
     huge = folder / "huge.json"
     huge.write_text("a" * 10_000_000)
     other = write_png(noise(), recipe | {"profile": "<i>paper</i>"}, folder / "other.png").path
     return [
-        (resaved, "carries no recipe"), (cut, "could not be read as a PNG"), (newer, "version 2"),
+        (resaved, "carries no recipe"), (cut, "could not be read as a PNG"), (newer, "version 3"),
         (huge, "a real one has less than"), (other, "profile <i>paper</i>"),
     ]  # fmt: skip
 

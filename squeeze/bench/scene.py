@@ -91,7 +91,7 @@ def make_scene(size: Size, dit: Dit, device: torch.device | str) -> Scene:
 
     return Scene(
         dit=dit, request=request, times=times, counts=counts, grid=grid, reference=reference,
-        noise=draw_noise(0, grid**2, dit.channels).to(device), img_ids=grid_ids(grid, grid).to(device),
+        noise=next(draw_noise(0, grid**2, dit.channels)).to(device), img_ids=grid_ids(grid, grid).to(device),
         conditioning=said(), negative=said(),
         identity=Identity(
             ref=normal(1, reference**2, dit.channels), ref_ids=grid_ids(reference, reference, 1).to(device)

@@ -149,7 +149,7 @@ def run_table(
                 where, weights = replace(sized, folder=variant), variant.name
             models, apart = load(where), unusual(where, asked)
             records = Records(out / "drawn" / weights / ("_".join(re.findall(r"[\w.]+", str(apart))) or "defaults"))
-            records.claim({"benchmark": "plush", "revision": models.revision, **apart})
+            records.claim({"benchmark": "plush", "revision": models.revision} | plush.settings(where, asked))
             more_told, more_free = measured(models, probe, count, records, row.asked)
             told, free = told + more_told, free + more_free
             figures = plush.summary(more_told)

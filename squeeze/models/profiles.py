@@ -58,6 +58,7 @@ class Profile:
     steps: int
     cfg: float
     guidance: float = 1.0
+    sampler: str = "euler"
     balance: tuple[float, float, float]
     uncond: str = "lean"
     negative: str | None = None
