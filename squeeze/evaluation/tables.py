@@ -26,6 +26,7 @@ from ..models.profiles import Profile
 from ..models.sources import revision
 from ..pipeline import default_request
 from ..plush.probe import Probe
+from ..request import CHOICES
 from ..sampling import noisier, schedule, shift_for
 from . import plush
 from .parts import load_probe
@@ -100,7 +101,9 @@ TABLES: dict[str, tuple[str, Callable[[Profile], list[Row]]]] = {
     "conditions": ("MLLM only, both at every step, staged, identity only",
                    lambda _: _presets("meaning", "both", "paper", "identity")),
     "late_text": ("What stays of the prompt where the balance is 1",
-                  lambda _: [Row(name=how, asked={"late_text": how}) for how in ("drop", "keep")]),
+                  lambda _: [Row(name=how, asked={"late_text": how}) for how in CHOICES["late_text"]]),
+    "sampler": ("Each step's noise, followed or drawn anew",
+                lambda _: [Row(name=how, asked={"sampler": how}) for how in CHOICES["sampler"]]),
     "sweep": ("The balance of one stage at a time", _sweep),
     "aggregation": ("How the MLLM's layers are aggregated",
                     lambda _: [Row(name=mode, trained=replace(TWO, name=mode, flags=("--mode", mode)))
