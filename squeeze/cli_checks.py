@@ -20,12 +20,12 @@ def above_zero(text: str) -> float:
     return value
 
 
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    value = _float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text}")
-    return value
+def shares(text: str) -> tuple[float, float]:
+    """A number from 0 to 1 for two things alike, or one for each with a comma between."""
+    values = [_float(part) for part in text.split(",")]
+    if len(values) > 2 or not all(0 <= value <= 1 for value in values):
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1 or two with a comma between, not {text}")
+    return values[0], values[-1]
 
 
 def at_least_one(text: str) -> int:

@@ -57,7 +57,10 @@ def test_the_end_of_a_training(refused, flag: str, value: str, says: str):
         ("--batch", "0", "a whole number from 1"),
         *(("--seed", value, "a whole number from 0 to 999999999") for value in ("-1", "1e3", "1000000000", "9" * 23)),
         ("--rate", "nan", "a number above 0"),
-        ("--dropout", "2", "a number from 0 to 1"),
+        *(
+            ("--dropout", value, "a number from 0 to 1 or two with a comma between")
+            for value in ("2", "0,2", "0,0,0", ",")
+        ),
     ],
 )
 def test_other_numbers(refused, flag: str, value: str, says: str):

@@ -273,6 +273,9 @@ def test_condition_dropout_has_the_stated_shares():
     assert abs(share["vae"] - 0.9 * 0.85) < 0.02
     assert abs(share["text"] - 0.9) < 0.02
     assert 0.1 < sum(not k.mllm and not k.vae for k in kept) / len(kept) < 0.15
+    more = [draw_kept(2, generator, Dropout(each=(0.4, 0.1))) for _ in range(20000)]
+    assert abs(sum(k.mllm for k in more) / len(more) - 0.9 * 0.6) < 0.02
+    assert abs(sum(k.vae for k in more) / len(more) - 0.9 * 0.9) < 0.02
     assert not any(draw_kept(1, generator, Dropout()).vae for _ in range(100)), "phase 1 knows no VAE tokens"
 
 
@@ -337,10 +340,10 @@ def test_cases_are_the_same_for_a_seed():
 
 @pytest.mark.parametrize(("layers", "read"), [("early", [1, 2]), ("middle", [3, 4]), ("late", [5, 6]), ("all", None)])
 def test_a_variant_is_what_is_trained(layers: str, read: list[int] | None):
-    part = make("phase2", variant=phases.Variant(mode="single_lap", layers=layers, dropout=0.0))
+    part = make("phase2", variant=phases.Variant(mode="single_lap", layers=layers, dropout=(0.5, 0.0)))
     config = part.model.aggregation.config
     assert (config["mode"], config["read"]) == ("single_lap", read)
-    assert part._dropout == Dropout(each=0.0)
+    assert part._dropout == Dropout(each=(0.5, 0.0))
 
 
 @torch.no_grad()

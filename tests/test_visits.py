@@ -39,6 +39,16 @@ def test_a_run_is_found_by_its_visitor_alone(begin):
     assert visits.thumbnails("ann")["digest"].startswith("data:image/jpeg")
 
 
+def test_a_picture_counts_once(begin):
+    visits, picture = Visits(), random_picture(1)
+    run = begin(visits, "ann")
+    before = size(visits)
+    visits.finish("ann", run, picture, "digest")
+    assert size(visits) - before == 3 * picture.width * picture.height + len(visits.thumbnails("ann")["digest"])
+    visits._visits["ann"].runs.clear()
+    assert size(visits) > 3 * picture.width * picture.height, "the comparison still holds it"
+
+
 def test_a_branch_starts_with_what_its_trunk_has_done(begin):
     visits = Visits()
     trunk = begin(visits, "ann")

@@ -24,10 +24,10 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout:
-    """How often conditions are dropped: each by itself with `each`, both with `both`, the prompt alone with
-    `prompt`."""
+    """How often conditions are dropped: the MLLM's or the VAE's tokens by themselves with `each`, both with `both`, the
+    prompt alone with `prompt`."""
 
-    each: float = 0.15
+    each: tuple[float, float] = (0.15, 0.15)
     both: float = 0.1
     prompt: float = 0.1
 
@@ -39,7 +39,9 @@ def draw_kept(phase: int, generator: torch.Generator, dropout: Dropout) -> Kept:
     if phase == 1:
         return Kept(mllm=keep_any, text=prompt >= dropout.prompt, vae=False)
     return Kept(
-        mllm=keep_any and mllm >= dropout.each, text=prompt >= dropout.prompt, vae=keep_any and vae >= dropout.each
+        mllm=keep_any and mllm >= dropout.each[0],
+        text=prompt >= dropout.prompt,
+        vae=keep_any and vae >= dropout.each[1],
     )
 
 

@@ -47,11 +47,11 @@ DOUBT = 0.4  # the most noise in what the critic is shown, in deviations of the 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """What the ablations change: the aggregation's `mode`; which of the MLLM's `layers` it pools, a key of LAYERS; how
-    often a condition is dropped by itself; and the pictures' side in pixels, None = the profile's."""
+    often MLLM and VAE tokens are dropped by themselves; and the pictures' side in pixels, None = the profile's."""
 
     mode: str = "dla"
     layers: str = "all"
-    dropout: float = Dropout.each
+    dropout: tuple[float, float] = Dropout.each
     size: int | None = None
 
     def read(self, states: int) -> list[int] | None:

@@ -60,8 +60,11 @@ class Visit:
     @property
     def size(self) -> int:
         """Bytes, near enough."""
-        pictures = sum(map(_bytes, [*self.references.values(), *([self.picture] if self.picture else [])]))
-        return sum(run.size for run in self.runs.values()) + pictures + sum(map(len, self.thumbnails.values()))
+        runs = self.runs.values()
+        apart = self.picture is not None and all(run.picture is not self.picture for run in runs)
+        pictures = [*self.references.values(), *([self.picture] if apart else [])]
+        kept = sum(run.size for run in runs) + sum(map(_bytes, pictures))
+        return kept + sum(map(len, self.thumbnails.values()))
 
     def shrink(self, most: int) -> None:
         """Forgets what is oldest until `most` bytes are left beside the newest run that has steps, whose film the page
