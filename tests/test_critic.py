@@ -99,6 +99,20 @@ def test_only_what_was_told_is_asked_for(tmp_path: Path, judge: Path):
     assert asked(Kept(mllm=True, text=False, vae=True)) == toy
 
 
+@pytest.mark.parametrize("kept", [ALL, Kept(mllm=False, text=True, vae=True), Kept(mllm=True, text=True, vae=False)])
+def test_a_reference_that_is_kept_is_asked_what_it_shows(
+    tmp_path: Path, judge: Path, monkeypatch: pytest.MonkeyPatch, kept: Kept
+):
+    part = phase(tmp_path, judge)
+    batch = part._pool.batch(0)
+    assert torch.equal(batch["shown proportions"], batch["wanted proportions"])
+    assert not torch.equal(batch["shown azimuth"], batch["azimuth"]), "it shows another scene than the target"
+    monkeypatch.setattr(phases, "draw_kept", lambda *_: kept)
+    part.loss(0).backward()
+    heads = [part.model.helper.proportions, part.model.helper.cells, part.model.helper.heads["body"]]
+    assert all((head.weight.grad is not None) == kept.vae for head in heads)
+
+
 def test_where_no_condition_is_kept_nothing_is_judged(tmp_path: Path, judge: Path, monkeypatch: pytest.MonkeyPatch):
     losses = []
     monkeypatch.setattr(phases, "draw_kept", lambda *_: Kept(mllm=False, text=True, vae=False))

@@ -17,7 +17,8 @@ def knowing(truth: dict[str, torch.Tensor]) -> tuple[Helper, torch.Tensor]:
     tokens = F.pixel_unshuffle(cells, SIDE).flatten(2).transpose(1, 2)
     helper = Helper(4, (MATERIALS + 1) * SIDE**2, 16 * tokens.shape[-1])
     torch.nn.init.eye_(helper.cells.weight)
-    torch.nn.init.zeros_(helper.cells.bias)
+    for head in (*helper.heads.values(), helper.direction, helper.proportions):  # which know nothing at first
+        torch.nn.init.normal_(head.weight, std=0.02, generator=torch.Generator().manual_seed(1))
     return helper, tokens
 
 
@@ -27,6 +28,15 @@ def test_a_token_answers_for_its_own_cells():
     right = helper.loss(tokens, torch.zeros_like(tokens), truth)
     for wrong in (tokens.flip(1), tokens.roll(1, 0)):  # tokens of other places, tokens of another picture
         assert right < helper.loss(wrong, torch.zeros_like(tokens), truth), "the cells are not where the tokens are"
+
+
+def test_proportions_are_asked_where_they_are_told():
+    truth = draw_labelled(8, 2, 64)
+    helper, tokens = knowing(truth)
+    for told in (truth, {name: value for name, value in truth.items() if name != "proportions"}):
+        helper.zero_grad()
+        helper.loss(tokens, torch.randn(tokens.shape, generator=torch.Generator().manual_seed(0)), told).backward()
+        assert (helper.proportions.weight.grad is not None) == ("proportions" in told)
 
 
 @pytest.mark.parametrize("name", ["tail", "azimuth"])

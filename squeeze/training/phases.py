@@ -39,7 +39,7 @@ LONGEST = 40  # prompt tokens kept in the pool
 LAYERS = ("early", "middle", "late", "all")  # thirds of the MLLM's layers
 SUBJECT = 8.0  # weight of what shows the toy beside 1 for the place, which fills most of a picture and is learnt first
 DEEPEST = 38  # single blocks of FLUX.1-dev
-HELP = 0.1  # weight of the helper's loss beside that of the flow,
+HELP, READ = 0.1, 0.05  # weight of the helper's loss beside that of the flow, over targets and over references,
 JUDGED = 0.03  # and of the critic's: with 0.1 colours and patterns suffered
 DOUBT = 0.4  # the most noise in what the critic is shown, in deviations of the latents; without it codes would pass
 
@@ -65,7 +65,7 @@ class Variant:
 
 class Denoiser(nn.Module):
     """What the two phases train: aggregation and transformer, and beside them the helper on what the transformer
-    knows half-way of a picture of `tokens` tokens."""
+    knows half-way of target or reference, pictures of `tokens` tokens."""
 
     def __init__(self, aggregation: Aggregation, transformer: FluxTransformer2DModel, tokens: int) -> None:
         super().__init__()
@@ -112,6 +112,11 @@ def deepen(transformer: FluxTransformer2DModel, singles: int) -> FluxTransformer
             for rows in (norm.weight, norm.bias):
                 nn.init.zeros_(rows.detach()[-transformer.inner_dim :])  # the last third is the gate
     return deeper
+
+
+def _of(name: str, batch: Chunk) -> Chunk:
+    """What stands in a batch under `name` and a space, without them."""
+    return {key.removeprefix(f"{name} "): value for key, value in batch.items() if key.startswith(f"{name} ")}
 
 
 def subject_weights(cells: Tensor, side: int, channels: int) -> Tensor:
@@ -185,8 +190,8 @@ class PhasePart:
     @torch.inference_mode()
     def encode(self, count: int, seed: int, held_out: bool = False) -> Chunk:
         """Cases as the frozen parts see them: `hidden` (B, L, M+1, D) bf16, `vision`, `valid`, packed latents `ref`
-        and `x0`; the truth of each target, for the helper; and what of it can be known, for the critic, its names
-        after "wanted "."""
+        and `x0`; the truth of each target, and of each reference, its names after "shown ", for the helper; and what
+        of the target's can be known, for the critic, its names after "wanted "."""
         case = draw_cases(count, seed, held_out)
         toys = case.toys.to(self._device)
         drawn = [render(toys, scenes.to(self._device), self._size) for scenes in (case.references, case.targets)]
@@ -208,11 +213,15 @@ class PhasePart:
         seen = {key: torch.cat([part[key] for part in parts]).clone() for key in parts[0]}
         told = truth(toys, case.targets, drawn[1])
         asked = wanted(case, drawn[0], told)
-        return seen | told | {f"wanted {name}": value for name, value in asked.items()}
+        shown = truth(toys, case.references, drawn[0]) | {"proportions": asked["proportions"]}
+        for name, those in (("wanted", asked), ("shown", shown)):
+            seen |= {f"{name} {key}": value for key, value in those.items()}
+        return seen | told
 
     def loss(self, step: int) -> Tensor:
-        """Rectified flow on one batch, all of it with the same conditions kept (see objective.py), and beside it what
-        the helper gets wrong, or the critic in the picture that is foreseen."""
+        """Rectified flow on one batch, all of it with the same conditions kept (see objective.py). Beside it what the
+        helper gets wrong of the target; or, before a critic, what that gets wrong in the picture that is foreseen, and
+        the helper of the reference."""
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
         kept = draw_kept(self.phase, torch.Generator().manual_seed(step), self._dropout)  # the same in all processes
         generator = torch.Generator(self._device).manual_seed(chunk_seed(7, self._seed, step))
@@ -231,9 +240,11 @@ class PhasePart:
         listening.remove()
         weight = subject_weights(batch["cells"], self._size // self._vae.factor, self._vae.channels)
         flow = flow_loss(velocity, x0, noise, weight)
+        drawn, reference = known[0][:, : x0.shape[1]], known[0][:, x0.shape[1] :]
         if self._critic is None:
-            drawn = known[0][:, : x0.shape[1]]
             return flow + HELP * self.model.helper.loss(drawn, drawn, batch)
+        if kept.vae:
+            flow = flow + READ * self.model.helper.loss(reference, reference, _of("shown", batch))
         if not kept.mllm and not kept.vae:
             return flow
         return flow + JUDGED * self._judged(img - t[:, None, None] * velocity.float(), batch, kept, generator)
@@ -244,7 +255,7 @@ class PhasePart:
         latents = unpack(foreseen, side, side)
         noise = torch.randn(latents.shape, generator=generator, device=self._device)
         doubt = DOUBT * torch.rand(len(latents), 1, 1, 1, generator=generator, device=self._device)
-        asked = {name.removeprefix("wanted "): value for name, value in batch.items() if name.startswith("wanted ")}
+        asked = _of("wanted", batch)
         if not (kept.mllm and kept.text):
             asked |= {name: torch.full_like(asked[name], -1) for name in SCENE}
             asked["azimuth"] = torch.full_like(asked["azimuth"], torch.nan)
