@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=number, help=f"0 to {MAX_SEED}; 0 if left out")
     one.add_argument("--height", type=number, help="pixels")
     one.add_argument("--width", type=number, help="pixels")
-    one.add_argument("--sampler", help="euler, or stochastic: new noise at each step")
+    one.add_argument("--eta", type=number, help="how much of each step's noise is drawn anew, 0 to 1")
     one.add_argument("--late-text", help="drop or keep the text tokens where the MLLM weighs nothing")
     one.add_argument("--uncond", help="lean or full: what the unconditional branch sees")
     one.add_argument("--earlier", type=_rows, help="of a branched run: steps and balances up to there, 9,0,0.5,1;...")

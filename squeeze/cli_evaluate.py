@@ -24,8 +24,8 @@ from .recipe import number
 from .request import RequestError
 
 WAIT = datetime.timedelta(days=30)  # that a process which is done waits for the others; torch's own is minutes
-TABLE_NAMES = ("thresholds", "conditions", "late_text", "sampler", "sweep", "aggregation", "layers", "training")
-ASKED = ("balance", "cfg", "steps", "sampler")  # fields of Request that can be set for a whole evaluation
+TABLE_NAMES = ("thresholds", "conditions", "late_text", "eta", "sweep", "aggregation", "layers", "training")
+ASKED = ("balance", "cfg", "steps", "eta")  # fields of Request that can be set for a whole evaluation
 CASES = 200  # of `plush` and of each row of a table
 UNUSED = {"photos": ("n", "out"), "parts": ("out", "sheet", *ASKED)}  # what these ways of `plush` have no use for
 
@@ -87,7 +87,7 @@ def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
         )
         one.add_argument("--cfg", type=number)
         one.add_argument("--steps", type=number)
-        one.add_argument("--sampler", help="euler or stochastic")
+        one.add_argument("--eta", type=number)
         one.add_argument("--json", action="store_true")
 
 

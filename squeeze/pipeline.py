@@ -94,7 +94,7 @@ def _generate(models: Models, request: Request, resume: Resume | None) -> Iterat
     velocity = placed(models, velocity, times[:-1], vecs, request.guidance)
     # 8 the steps, each with 7 the balance of its stage (see guided)
     stepped = time.monotonic()
-    for moved in denoise(img, times, velocity, first, fresh(request, counts, first, noise)):
+    for moved in denoise(img, times, velocity, first, fresh(request, counts, first, noise), request.eta):
         img = moved.img
         stage = balance.stage_of(moved.index, counts)
         if moved.index == first or moved.index == sum(counts[:stage]):
@@ -119,10 +119,10 @@ def _generate(models: Models, request: Request, resume: Resume | None) -> Iterat
 def fresh(
     request: Request, counts: tuple[int, int, int], first: int, noise: Iterator[Tensor]
 ) -> Iterator[Tensor | None]:
-    """What the steps from `first` take of the `noise` that is drawn for each of them: all of it under the sampler
-    `stochastic`, but where no token says what was asked for. What the picture shows of that would be lost with the old
+    """Which steps from `first` take of the `noise` that is drawn for each of them: none where `eta` is 0, else all but
+    those in which no token says what was asked for. What the picture shows of that would be lost with the old
     noise."""
-    if request.sampler == "euler":
+    if request.eta == 0:
         return (yield from repeat(None))
     for step, drawn in enumerate(noise, first):
         said = request.late_text == "keep" or balance.weights(request.balance_at(step, counts)).mllm > 0
@@ -217,7 +217,7 @@ def recipe_of(models: Models, request: Request, counts: tuple[int, int, int]) ->
         "seed": request.seed,
         "height": request.height,
         "width": request.width,
-        "sampler": request.sampler,
+        "eta": plain(request.eta),
         "uncond": request.uncond,
         "late_text": request.late_text,
         "earlier": [[plain(number) for number in row] for row in request.earlier],
@@ -239,6 +239,6 @@ def default_request(profile: Profile, **asked: Any) -> Request:
     defaults: dict[str, Any] = {
         "profile": profile.name, "balance": profile.balance, "steps": profile.steps, "cfg": profile.cfg,
         "guidance": profile.guidance, "seed": 0, "height": profile.size, "width": profile.size,
-        "sampler": profile.sampler, "uncond": profile.uncond, "late_text": profile.late_text,
+        "eta": profile.eta, "uncond": profile.uncond, "late_text": profile.late_text,
     }  # fmt: skip
     return Request(**(defaults | asked))

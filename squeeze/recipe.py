@@ -106,7 +106,7 @@ FIELDS: dict[str, Kind] = {
     "seed": WHOLE,
     "height": WHOLE,
     "width": WHOLE,
-    "sampler": TEXT,
+    "eta": NUMBER,
     "uncond": TEXT,
     "late_text": TEXT,
     "earlier": _several(_several(NUMBER), ";"),
@@ -114,7 +114,7 @@ FIELDS: dict[str, Kind] = {
     "picture": HASH,
 }
 OPTIONS = (  # the fields of a Request: flags of the command line, arguments of the HTTP API
-    "prompt", "balance", "stage_steps", "steps", "cfg", "guidance", "seed", "height", "width", "sampler", "uncond",
+    "prompt", "balance", "stage_steps", "steps", "cfg", "guidance", "seed", "height", "width", "eta", "uncond",
     "late_text", "earlier",
 )  # fmt: skip
 NAMES = {  # where a field's own name does not say what it is
@@ -202,8 +202,8 @@ def checked(recipe: dict[str, Any], what: str) -> dict[str, Any]:
     """The recipe, an older one as this version has it, if every field is there and of its kind; `what` it is called in
     sentences."""
     version = recipe.get("version")
-    if is_whole(version) and version == 1:  # which knew no other sampler
-        recipe = {"sampler": "euler"} | recipe | {"version": VERSION}
+    if is_whole(version) and version == 1:  # which drew no noise but the first
+        recipe = {"eta": 0} | recipe | {"version": VERSION}
     if is_whole(version) and version > VERSION:  # before anything else: a later version may have other fields
         shown = reprlib.repr(version)
         raise RecipeError(f"This {what} is of version {shown}; this program reads up to {VERSION}. Update it.")

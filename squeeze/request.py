@@ -14,7 +14,7 @@ from .balance import STAGES, stage_of
 
 MAX_SEED = 2**53 - 1  # the largest integer a browser's number holds exactly
 JOINERS = "\u200c\u200d\ufe0f"  # invisible, but they join emoji, letters of Persian, or choose an emoji's form
-CHOICES = {"sampler": ("euler", "stochastic"), "uncond": ("lean", "full"), "late_text": ("drop", "keep")}
+CHOICES = {"uncond": ("lean", "full"), "late_text": ("drop", "keep")}
 MOST_NAMED = 200  # characters of a value that a sentence names
 TAGS = frozenset(map(chr, range(0xE0020, 0xE0080)))  # spell the flags of regions
 
@@ -35,6 +35,7 @@ SENTENCES: dict[str, str] = {
     "steps": "Steps must be a whole number from 1 to {limit}, not {value}.",
     "cfg": "CFG must be a number from 1 to {limit}, not {value}.",
     "guidance": "Guidance must be a number from 0 to {limit}, not {value}.",
+    "eta": "Eta must be a number from 0 to {limit}, not {value}.",
     "seed": "The seed must be a whole number from 0 to {limit}, not {value}.",
     "balance": "The balance of stage {stage} must be a number from 0 (semantics) to 1 (identity), not {value}.",
     "balance_length": "There are three stages, so the balance needs three numbers like 0,0.5,1, not {value}.",
@@ -103,7 +104,7 @@ class Request:
 
     `balance` is b in [0, 1] per stage; `cfg` true classifier-free guidance (1 = off); `guidance` FLUX's embedded
     guidance; `height`, `width` in pixels; `stage_steps` whole steps per stage, None = from the profile's thresholds;
-    `sampler` how a step is done: `euler`, or `stochastic`, with noise of its own (see pipeline.fresh);
+    `eta` in [0, 1] how much of each step's noise is drawn anew (see sampling.denoise);
     `late_text` what stays of the MLLM tokens where they weigh nothing: `drop` or `keep`; `uncond` what the
     unconditional branch sees: `lean` nothing, `full` the reference tokens; `earlier` where a run was branched, by
     rising step: rows of the number of steps up to there and the three balances that held; `previews` whether steps
@@ -120,7 +121,7 @@ class Request:
     seed: int
     height: int
     width: int
-    sampler: str
+    eta: float
     uncond: str
     late_text: str
     stage_steps: tuple[int, int, int] | None = None
@@ -145,6 +146,7 @@ class Request:
         check_whole("steps", self.steps, 1, limits.steps)
         check_number("cfg", self.cfg, 1, limits.cfg)
         check_number("guidance", self.guidance, 0, limits.guidance)
+        check_number("eta", self.eta, 0, 1)
         check_whole("seed", self.seed, 0, MAX_SEED)
         check_balance(self.balance)
         for name in ("height", "width"):

@@ -82,19 +82,28 @@ Velocity = Callable[[Tensor, int, float], tuple[Tensor, Tensor]]  # (img, index,
 
 
 def denoise(
-    img: Tensor, times: list[float], velocity: Velocity, start: int = 0, fresh: Iterator[Tensor | None] | None = None
+    img: Tensor,
+    times: list[float],
+    velocity: Velocity,
+    start: int = 0,
+    fresh: Iterator[Tensor | None] | None = None,
+    eta: float = 1.0,
 ) -> Iterator[Moved]:
     """Euler's method along `times`; `velocity` gives what each step follows, and what foresees the picture: the same,
     but without guidance, which would exaggerate what is not yet decided. Starts at step `start` with `img` as it was
     there.
 
-    `fresh` gives each step noise (B, N, C) or None. With noise it goes all the way to the picture and back with that,
-    as diffusers' FlowMatchEulerDiscreteScheduler does under `stochastic_sampling`: what was drawn wrong is lost in the
-    new noise and drawn again."""
+    `fresh` gives each step noise (B, N, C) or None. With noise it goes all the way to the picture, and back with what
+    it takes for the noise there, of which `eta` in [0, 1] is drawn anew: what went wrong before is lost and drawn
+    again. At 1 it is the `stochastic_sampling` of diffusers' FlowMatchEulerDiscreteScheduler."""
     for index in range(start, len(times) - 1):
         t, after = times[index], times[index + 1]
         v, calm = velocity(img, index, t)
         x0 = img - t * calm.float()
         new = next(fresh) if fresh else None
-        img = img + (after - t) * v.float() if new is None else (1 - after) * (img - t * v.float()) + after * new
+        if new is None:
+            img = img + (after - t) * v.float()
+        else:
+            picture, noise = img - t * v.float(), img + (1 - t) * v.float()
+            img = (1 - after) * picture + after * (math.sqrt(1 - eta**2) * noise + eta * new)
         yield Moved(index=index, t=t, img=img, x0=x0)

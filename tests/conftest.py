@@ -119,7 +119,7 @@ def form(tmp_path):
     def make(balance=BALANCE, counts=(2, 2, 2), touched=True, earlier=(), **changed):
         filled = {
             "reference": {"path": str(tmp_path / "toy.png")}, "prompt": "a toy", "steps": 6, "cfg": 1, "seed": 7,
-            "random": False, "sampler": "euler", "uncond": "lean", "late_text": "drop",
+            "random": False, "eta": 0, "uncond": "lean", "late_text": "drop",
             "timeline": state(counts, balance, touched=touched, earlier=earlier),
         }  # fmt: skip
         return filled | changed

@@ -8,8 +8,7 @@ FORMS = dict.fromkeys(recipes.FORMS)
 PARTS = Parts(
     **{name: name for name in Parts.__annotations__ if name not in ("form", "sliders", "forms")},
     form={
-        name: name
-        for name in ("prompt", "steps", "cfg", "seed", "random", "sampler", "uncond", "late_text", "timeline")
+        name: name for name in ("prompt", "steps", "cfg", "seed", "random", "eta", "uncond", "late_text", "timeline")
     },
     sliders=["first", "second", "third"],
     forms={name: f"form {name}" for name in FORMS},

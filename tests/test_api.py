@@ -35,7 +35,7 @@ def test_the_api_gives_a_picture_and_its_recipe(call):
 def test_the_api_takes_every_option_and_null(server, call):
     options = {
         "balance": [0.1, 1, 1.0], "steps": 5, "stage_steps": [0, 3, 2], "cfg": 1 + 1e-7, "guidance": 0.1 + 0.2,
-        "sampler": "euler", "uncond": "full", "late_text": "keep", "height": 128, "width": 128,
+        "eta": 0.1, "uncond": "full", "late_text": "keep", "height": 128, "width": 128,
     }  # fmt: skip
     path, recipe = call(**options)
     assert {key: recipe[key] for key in options} == options | {"guidance": PROFILE.guidance}, "this model reads none"
@@ -129,7 +129,7 @@ BAD = [
     ({"stage_steps": json.loads("[" * 500 + "]" * 500)}, "three whole numbers that add up to 4"),
     ({"height": 65}, "Height must be a multiple of 16"),
     ({"width": "wide"}, "Width must be a multiple of 16"),
-    ({"sampler": "dpm"}, "sampler must be one of euler or stochastic"),
+    ({"eta": 2}, "Eta must be a number from 0 to 1, not 2"),
     ({"uncond": "none"}, "uncond must be one of lean or full"),
     ({"late_text": ["drop"]}, "late_text must be one of drop or keep"),
     ({"prompt": "a" * 10_000}, "The prompt has 10,000 characters"),

@@ -89,7 +89,7 @@ def test_unknown_words_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--seed", str(2**70)], "seed must be"),
         (["--seed", "-1"], "seed must be"),
         (["--late-text", "maybe"], "drop or keep"),
-        (["--sampler", "ddim"], "euler or stochastic"),
+        (["--eta", "1.5"], "Eta must be a number from 0 to 1"),
         (["--uncond", "none"], "lean or full"),
         (["--profile", "nothing"], "plush"),
         (["--out", "/no/such/folder/out.png"], "no folder"),
@@ -217,7 +217,7 @@ def test_a_stop_ends_with_130_and_a_checkpoint(tmp_path: Path):
 def made(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     """A PNG that the tiny models drew, with every option other than the profile has it."""
     options = ["--balance", "0.1,0.25,1", "--steps", "4", "--stage-steps", "1,2,1", "--cfg", "1.5", "--guidance", "3"]
-    options += ["--seed", "5", "--sampler", "euler", "--uncond", "full", "--late-text", "keep"]
+    options += ["--seed", "5", "--eta", "0.5", "--uncond", "full", "--late-text", "keep"]
     options += ["--height", "128", "--width", "128"]
     assert generate(tmp_path, "--weights", str(folder), *options) == 0
     capsys.readouterr()
@@ -241,7 +241,7 @@ def test_every_flag_reaches_the_recipe(made: Path):
     recipe = read_png(made)
     wanted = {
         "balance": [0.1, 0.25, 1], "steps": 4, "stage_steps": [1, 2, 1], "cfg": 1.5, "seed": 5, "uncond": "full",
-        "sampler": "euler", "late_text": "keep", "height": 128, "width": 128,
+        "eta": 0.5, "late_text": "keep", "height": 128, "width": 128,
         "picture": content_hash(open_picture(made)),
         "guidance": 1,  # which this transformer does not read
     }  # fmt: skip

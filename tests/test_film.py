@@ -141,7 +141,7 @@ def test_a_branch_sets_every_control_and_generate_draws_it_again(page):
     ask(page, "on the beach", steps=6)
     page.fill("#cfg input[type=number]", "3.1")
     page.click("#late-text label:has(input[value=keep])")
-    page.click("#sampler label:has(input[value=euler])")
+    page.fill("#eta input[type=number]", "0.3")
     drawn(page)
     toy = page.get_attribute("#looked img", "src")
     page.click("#examples button >> nth=1")
@@ -150,7 +150,7 @@ def test_a_branch_sets_every_control_and_generate_draws_it_again(page):
     page.fill("#cfg input[type=number]", "1.5")
     page.click("#late-text label:has(input[value=drop])")
     page.click("#uncond label:has(input[value=full])")
-    page.click("#sampler label:has(input[value=stochastic])")
+    page.fill("#eta input[type=number]", "1")
     set_steps(page, 4)
     page.fill("#seed input", "99")
     page.keyboard.press("Tab")
@@ -165,12 +165,12 @@ def test_a_branch_sets_every_control_and_generate_draws_it_again(page):
         "prompt": page.input_value("#prompt textarea"), "cfg": float(page.input_value("#cfg input[type=range]")),
         "steps": int(page.input_value("#steps input[type=range]")), "seed": int(page.input_value("#seed input")),
         "uncond": page.input_value("#uncond input:checked"), "late_text": page.input_value("#late-text input:checked"),
-        "sampler": page.input_value("#sampler input:checked"),
+        "eta": float(page.input_value("#eta input[type=range]")),
         "balance": list(sliders(page)), "stage_steps": list(cells(page)),
     }  # fmt: skip
     assert now == {name: recipe[name] for name in now}, "a control is not the branched run's"
     assert (now["prompt"], now["cfg"], now["uncond"], now["late_text"]) == ("on the beach", 3.1, "lean", "keep")
-    assert now["sampler"] == "euler"
+    assert now["eta"] == 0.3
     assert page.get_attribute("#looked img", "src") == toy, "the subject is not the branched run's"
     assert not page.is_checked("#random input"), "Generate would draw another seed"
     assert drawn(page) == branch, "Generate after a branch draws another picture"

@@ -127,7 +127,7 @@ def test_previews_leave_guidance_out(models, request_for):
 
 
 def test_a_stage_ends_with_what_the_autoencoder_makes_of_it(models, request_for):
-    events = list(generate(models, request_for(cfg=1.0)))
+    events = list(generate(models, request_for(cfg=1.0, eta=0)))
     steps = steps_of(events)
     assert steps[-1].preview == events[-1].image, "the last step shows another picture than the finished one"
     times = [step.t for step in steps] + [0.0]
@@ -146,15 +146,15 @@ def test_every_choice_reaches_the_picture(models, request_for):
     for change in (
         {"prompt": "a toy in the snow"}, {"references": (random_picture(1),)}, {"cfg": 3.0}, {"uncond": "full"},
         {"late_text": "keep"}, {"balance": (0.0, 0.5, 0.75)}, {"balance": (0.2, 0.5, 1.0)}, {"stage_steps": (1, 3, 2)},
-        {"sampler": "stochastic"}, {"references": (random_picture(0), random_picture(1))},
+        {"eta": 0.5}, {"references": (random_picture(0), random_picture(1))},
     ):  # fmt: skip
         assert pixels(list(generate(models, request_for(**change)))) != base, f"{list(change)} changes nothing"
 
 
 def test_noise_is_drawn_anew_where_something_says_what_was_asked_for(models, request_for):
     def renewed(balance, **asked):
-        events = generate(models, request_for(balance=balance, sampler="stochastic", cfg=1.0, **asked))
-        plain = generate(models, request_for(balance=balance, sampler="euler", cfg=1.0, **asked))
+        events = generate(models, request_for(balance=balance, eta=0.5, cfg=1.0, **asked))
+        plain = generate(models, request_for(balance=balance, eta=0, cfg=1.0, **asked))
         apart = [not torch.equal(a.img, b.img) for a, b in zip(steps_of(events), steps_of(plain), strict=True)]
         return apart.index(True) if any(apart) else None
 
@@ -165,10 +165,10 @@ def test_noise_is_drawn_anew_where_something_says_what_was_asked_for(models, req
     assert renewed((1.0, 1.0, 1.0), late_text="keep") == 0
 
 
-@pytest.mark.parametrize("sampler", ["euler", "stochastic"])
+@pytest.mark.parametrize("eta", [0, 0.5, 1])
 @pytest.mark.parametrize(("stage", "step"), [(1, 2), (2, 4)])
-def test_resumed_equals_uninterrupted(models, request_for, forwards, stage, step, sampler):
-    before = request_for(previews=False, sampler=sampler)
+def test_resumed_equals_uninterrupted(models, request_for, forwards, stage, step, eta):
+    before = request_for(previews=False, eta=eta)
     balance = [0.0, 0.5, 1.0]
     balance[stage] = 0.25
     after = replace(before, balance=tuple(balance))
@@ -311,7 +311,7 @@ def test_the_recipe_names_all_that_made_it(models, request_for):
     recipe = recipe_of(models, asked, STAGES)
     assert recipe["references"] == [content_hash(asked.references[0])]
     assert recipe["revision"] == models.revision
-    for field in ("balance", "steps", "cfg", "guidance", "seed", "height", "width", "sampler", "uncond", "late_text"):
+    for field in ("balance", "steps", "cfg", "guidance", "seed", "height", "width", "eta", "uncond", "late_text"):
         value = getattr(asked, field)
         assert recipe[field] == (list(value) if isinstance(value, tuple) else value)
     assert recipe["stage_steps"] == list(STAGES)

@@ -126,10 +126,10 @@ def test_a_newer_version(version):
     assert "Update" in sentence, "a newer recipe must not be called damaged"
 
 
-def test_a_recipe_of_the_first_version_knew_one_sampler():
-    old = text_with(version=1, sampler=...)
-    assert from_text(old) == RECIPE | {"sampler": "euler"}
-    assert "seed is missing" in refusal(text_with(version=1, sampler=..., seed=...))
+def test_a_recipe_of_the_first_version_drew_no_new_noise():
+    old = text_with(version=1, eta=...)
+    assert from_text(old) == RECIPE | {"eta": 0}
+    assert "seed is missing" in refusal(text_with(version=1, eta=..., seed=...))
 
 
 @pytest.mark.parametrize("version", [0, -1, True, 1.0])
@@ -147,8 +147,8 @@ def test_an_extra_field_is_named():
 
 
 FITS = {  # what a field takes of the values below; the others are of a wrong kind
-    "profile": "x", "revision": "x", "prompt": "x", "sampler": "x", "uncond": "x", "late_text": "x",
-    "balance": [1], "stage_steps": [1], "cfg": 2.5, "guidance": 2.5,
+    "profile": "x", "revision": "x", "prompt": "x", "uncond": "x", "late_text": "x",
+    "balance": [1], "stage_steps": [1], "cfg": 2.5, "guidance": 2.5, "eta": 2.5,
 }  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def test_numbers_that_are_none(number):
 
 
 @pytest.mark.parametrize("character", ["\0", "\n", "\x1b", "\x9b", "\ud800"], ids=ascii)
-@pytest.mark.parametrize("field", ["prompt", "profile", "revision", "sampler", "uncond", "late_text"])
+@pytest.mark.parametrize("field", ["prompt", "profile", "revision", "uncond", "late_text"])
 def test_what_a_terminal_would_obey_is_refused(field, character):
     """A command made of a stranger's recipe is pasted into a terminal, where an escape sequence would end the paste."""
     assert f"damaged: {field} is" in refusal(text_with(**{field: f"a{character}b"}))

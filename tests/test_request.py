@@ -29,7 +29,7 @@ BAD = [
     *[("balance_length", "balance", value) for value in ((), (0.5,), (0, 0, 1, 1), None, 0.5, "abc")],
     *[("size", "height", value) for value in (0, 16, 33, 40, 144, 64.0, True, NAN, None, -64)],
     *[("size", "width", value) for value in (0, 16, 33, 40, 144, 64.0, True, NAN, None, -64)],
-    *[("option", "sampler", value) for value in ("", "EULER", "ddim", None)],
+    *[("eta", "eta", value) for value in (-0.1, 1.01, NAN, INF, True, "0", None, 10**400)],
     *[("option", "uncond", value) for value in ("", "LEAN", "none", None)],
     *[("option", "late_text", value) for value in ("", "KEEP", "both", None)],
     *[

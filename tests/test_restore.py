@@ -47,7 +47,7 @@ def made(server, browser, tmp_path_factory):
     page.wait_for_function("document.querySelectorAll('.timeline .chip')[2].textContent == '0.75'")
     page.wait_for_function("document.querySelector('#balance-3 input[type=number]').value == '0.75'")
     page.press(".timeline .edge >> nth=0", "ArrowLeft")
-    page.click("#sampler label:has(input[value=euler])")
+    page.fill("#eta input[type=number]", "0.3")
     page.click("#uncond label:has(input[value=full])")
     page.click("#late-text label:has(input[value=keep])")
     page.fill("#cfg input[type=number]", "3.1")
@@ -72,7 +72,7 @@ def controls(page):
         "prompt": page.input_value("#prompt textarea"), "balance": list(sliders(page)),
         "stage_steps": list(cells(page)), "steps": int(page.input_value("#steps input[type=range]")),
         "cfg": float(page.input_value("#cfg input[type=range]")),
-        "seed": int(page.input_value("#seed input")), "sampler": page.input_value("#sampler input:checked"),
+        "seed": int(page.input_value("#seed input")), "eta": float(page.input_value("#eta input[type=range]")),
         "uncond": page.input_value("#uncond input:checked"),
         "late_text": page.input_value("#late-text input:checked"),
     }  # fmt: skip

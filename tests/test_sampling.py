@@ -102,6 +102,8 @@ def test_new_noise_at_each_step_is_diffusers_stochastic_sampling():
     fresh = (torch.randn(1, 5, 8) for _ in times)
     *_, last = denoise(normal(1, 5, 8), times, velocity, fresh=fresh)
     assert furthest(last.img, img) < 1e-5
+    followed = next(denoise(img, times, velocity, fresh=iter([img]), eta=0.0))
+    assert furthest(followed.img, next(denoise(img, times, velocity)).img) < 1e-5, "no new noise is Euler's step"
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])

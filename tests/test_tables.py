@@ -222,7 +222,7 @@ def test_rows_that_are_alike_share_their_pictures(tmp_path: Path, monkeypatch):
     assert both not in (usual, found["training", "one phase"]), "other weights or another balance"
     assert found["aggregation", "dla"] == found["layers", "all"] == found["training", "two phases + masks"]
     told = [row.asked | {"variant": row.trained and row.trained.name} for name in TABLES for row in rows(name)]
-    told = [{"late_text": "drop", "balance": PLUSH.balance, "sampler": PLUSH.sampler} | one for one in told]
+    told = [{"late_text": "drop", "balance": PLUSH.balance, "eta": PLUSH.eta} | one for one in told]
     assert len(set(found.values())) == len({json.dumps(one, sort_keys=True) for one in told})
 
 

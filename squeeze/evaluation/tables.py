@@ -102,8 +102,8 @@ TABLES: dict[str, tuple[str, Callable[[Profile], list[Row]]]] = {
                    lambda _: _presets("meaning", "both", "paper", "identity")),
     "late_text": ("What stays of the prompt where the balance is 1",
                   lambda _: [Row(name=how, asked={"late_text": how}) for how in CHOICES["late_text"]]),
-    "sampler": ("Each step's noise, followed or drawn anew",
-                lambda _: [Row(name=how, asked={"sampler": how}) for how in CHOICES["sampler"]]),
+    "eta": ("How much of each step's noise is drawn anew",
+            lambda _: [Row(name=f"eta {eta:g}", asked={"eta": eta}) for eta in (0.0, 1.0)]),
     "sweep": ("The balance of one stage at a time", _sweep),
     "aggregation": ("How the MLLM's layers are aggregated",
                     lambda _: [Row(name=mode, trained=replace(TWO, name=mode, flags=("--mode", mode)))

@@ -58,7 +58,7 @@ class Profile:
     steps: int
     cfg: float
     guidance: float = 1.0
-    sampler: str = "euler"
+    eta: float = 0.0
     balance: tuple[float, float, float]
     uncond: str = "lean"
     negative: str | None = None
@@ -115,6 +115,7 @@ PROFILES: dict[str, Profile] = {
         size=128,
         steps=25,
         cfg=3.5,  # the paper has 2.5; chosen on cases of their own, see README
+        eta=1.0,  # chosen as CFG was
         balance=(0.0, 0.5, 1.0),
         shift=0.693,  # twice the noise for twice the side, from no shift at 64 pixels
         tau1=0.70,  # equal signal to noise per picture with the paper's .95 and .85 at 4096 tokens

@@ -181,9 +181,9 @@ class Handlers:
         stage, from 0 (semantics) to 1 (identity). `steps` are whole steps; `stage_steps` how many of them fall into
         each stage, three whole numbers that add up to `steps`, or null for the profile's borders. `cfg` is true
         classifier-free guidance, 1 is off; `guidance` FLUX's embedded guidance, where the model has it. `seed` is a
-        whole number from 0 to 9007199254740991. `height` and `width` are pixels. `sampler` is `euler` or `stochastic`,
-        which draws new noise at each step. `uncond` is what CFG sees without the prompt, `lean` (nothing) or `full`
-        (the reference's details); `late_text` whether the prompt's words stay where the balance is 1, `drop` or `keep`.
+        whole number from 0 to 9007199254740991. `height` and `width` are pixels. `eta`, from 0 to 1, is how much of
+        each step's noise is drawn anew. `uncond` is what CFG sees without the prompt, `lean` (nothing) or `full` (the
+        reference's details); `late_text` whether the prompt's words stay where the balance is 1, `drop` or `keep`.
         `earlier` belongs to branched runs: rows of the number of steps up to a branch and the three balances that held
         there. A wrong value is answered with a sentence that names it.
         """

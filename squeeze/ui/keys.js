@@ -51,7 +51,7 @@
             if (part.getAttribute(name) !== String(value)) part.setAttribute(name, value);
     };
     const tell = () => {
-        for (const choice of ['preset', 'sampler', 'uncond', 'late-text']) // gradio gives each of its buttons a name of its own
+        for (const choice of ['preset', 'uncond', 'late-text']) // gradio gives each of its buttons a name of its own
             for (const one of document.querySelectorAll(`#${choice} input`)) set(one, {name: choice});
         for (const fold of document.querySelectorAll('button.label-wrap'))
             set(fold, {'aria-expanded': fold.classList.contains('open')});

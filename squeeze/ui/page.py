@@ -222,6 +222,10 @@ def _tune(models: Models) -> tuple[dict[str, Any], gr.Radio, list[gr.Slider]]:
             1, limits.cfg, value=profile.cfg, step=0.1, label="CFG", elem_id="cfg", buttons=[],
             info="How hard the prompt pulls; 1 turns it off and halves the time",
         )  # fmt: skip
+        eta = gr.Slider(
+            0, 1, value=profile.eta, step=0.05, label="New noise", elem_id="eta", buttons=[],
+            info="How much of each step's noise is drawn anew: shapes come out sounder; 0 is Euler's method",
+        )  # fmt: skip
         size = {}
         if limits.least_size < limits.most_size:
             with gr.Row(elem_id="size"):
@@ -235,10 +239,6 @@ def _tune(models: Models) -> tuple[dict[str, Any], gr.Radio, list[gr.Slider]]:
         with gr.Row(elem_id="luck"):
             seed = gr.Number(0, label="Seed", precision=0, elem_id="seed", min_width=0)
             random = gr.Checkbox(True, label="A new seed each time", elem_id="random", min_width=0)
-        sampler = gr.Radio(
-            [("follow it (Euler)", "euler"), ("draw it anew", "stochastic")], value=profile.sampler, elem_id="sampler",
-            label="Each step's noise",
-        )  # fmt: skip
         uncond = gr.Radio(
             [("nothing", "lean"), ("the picture's details", "full")], value=profile.uncond, elem_id="uncond",
             label="Without the prompt, CFG sees",
@@ -248,7 +248,7 @@ def _tune(models: Models) -> tuple[dict[str, Any], gr.Radio, list[gr.Slider]]:
             label="The prompt's words where the balance is 1",
         )  # fmt: skip
         form = {"steps": steps, "cfg": cfg, **size, "seed": seed, "random": random}
-        form |= {"sampler": sampler, "uncond": uncond, "late_text": late_text}
+        form |= {"eta": eta, "uncond": uncond, "late_text": late_text}
         if models.dit.embeds_guidance:
             form["guidance"] = gr.Slider(
                 0, limits.guidance, value=profile.guidance, step=0.1, label="Guidance", buttons=[]
@@ -329,9 +329,7 @@ def _api(handlers: Handlers) -> None:
             "guidance": gr.Number(profile.guidance, label="Embedded guidance, where the model has it"),
             "height": gr.Number(profile.size, label="Height in pixels"),
             "width": gr.Number(profile.size, label="Width in pixels"),
-            "sampler": gr.Textbox(
-                profile.sampler, label="Each step's noise: euler follows it, stochastic draws it anew"
-            ),
+            "eta": gr.Number(profile.eta, label="How much of each step's noise is drawn anew, 0 to 1"),
             "uncond": gr.Textbox(profile.uncond, label="What CFG sees without the prompt: lean or full"),
             "late_text": gr.Textbox(profile.late_text, label="The prompt's words where the balance is 1: drop or keep"),
             "earlier": _listed(
