@@ -41,16 +41,18 @@ def test_thresholds_at_equal_signal_to_noise(t: float, tokens: int, ours: float)
 
 def test_a_profile_at_another_side_has_the_same_signal_to_noise():
     small = PLUSH.at(64)
-    assert (small.tau1, small.tau2) == pytest.approx((scaled(0.95, 16), scaled(0.85, 16)), abs=0.01)
+    assert small.tau1 == pytest.approx(scaled(0.95, 16), abs=0.01)
+    assert small.tau2 / (1 - small.tau2) == pytest.approx(PLUSH.tau2 / (1 - PLUSH.tau2) / 2)
     assert small.shift == pytest.approx(0, abs=1e-3), "twice the side is shifted by log 2"
     assert small.size == small.limits.least_size == small.limits.most_size == small.limits.reference == 64
     assert PLUSH.at(128) == PLUSH
 
 
-def test_the_papers_own_row_has_the_profiles_borders():
+def test_the_papers_own_row_has_the_profiles_first_border_and_an_earlier_second():
     default = plan(PLUSH, default_request(PLUSH, prompt="", references=()))[1]
     asked = [row.asked for row in rows("thresholds")]
-    assert asked[2] == {"stage_steps": default, "cfg": 2.5}
+    assert asked[2] == {"stage_steps": (12, 7, 6), "cfg": 2.5}
+    assert default == (12, 9, 4)
     assert asked[0]["stage_steps"] == (PLUSH.steps, 0, 0), "tau 0, 0 is the MLLM alone"
     assert [one["cfg"] for one in asked] == [2.5, 2.5, 2.5, 2.5, 4]
 
@@ -224,6 +226,13 @@ def test_rows_that_are_alike_share_their_pictures(tmp_path: Path, monkeypatch):
     told = [row.asked | {"variant": row.trained and row.trained.name} for name in TABLES for row in rows(name)]
     told = [{"late_text": "drop", "balance": PLUSH.balance, "eta": PLUSH.eta} | one for one in told]
     assert len(set(found.values())) == len({json.dumps(one, sort_keys=True) for one in told})
+
+
+def test_pictures_by_other_defaults_are_not_taken(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tables, "measured", lambda *_: (pictures(1), pictures(1)))
+    list(run_table("late_text", PLUSH, 1, tmp_path, only="drop"))
+    with pytest.raises(EvaluationError, match=f"cfg {PLUSH.cfg} there, 2.0 now"):
+        list(run_table("late_text", replace(PLUSH, cfg=2.0), 1, tmp_path, only="drop"))
 
 
 def pictures(right: int, of: int = 4) -> list[plush.Drawn]:

@@ -36,10 +36,10 @@ class Profile:
     DiT as it is, without an aggregation; `mllm_8bit` LLM.int8; `dtype` what everything else computes in.
 
     Settings: `negative` the prompt that the unconditional branch reads under `uncond = full`, None for no MLLM tokens
-    at all; `shift` is the schedule's mu, None = by token count as FLUX does; `tau1`, `tau2` are the stage borders in t;
-    `ids` the scheme of reference positions; `square` whether references are brought to a square, `at_target` whether to
-    the proportions and the size of the picture that is drawn. What a row leaves out is the paper's, on a card; an
-    adapter brings the borders that it was trained with.
+    at all; `eta` how much of each step's noise is drawn anew; `shift` is the schedule's mu, None = by token count as
+    FLUX does; `tau1`, `tau2` are the stage borders in t; `ids` the scheme of reference positions; `square` whether
+    references are brought to a square, `at_target` whether to the proportions and the size of the picture that is
+    drawn. What a row leaves out is the paper's, on a card; an adapter brings the borders that it was trained with.
     """
 
     name: str
@@ -118,8 +118,8 @@ PROFILES: dict[str, Profile] = {
         eta=1.0,  # chosen as CFG was
         balance=(0.0, 0.5, 1.0),
         shift=0.693,  # twice the noise for twice the side, from no shift at 64 pixels
-        tau1=0.70,  # equal signal to noise per picture with the paper's .95 and .85 at 4096 tokens
-        tau2=0.41,
+        tau1=0.70,  # equal signal to noise per picture with the paper's .95 at 4096 tokens;
+        tau2=0.30,  # its .85 would be .41, where new noise still hides hats from steps that know no prompt
         square=True,
         limits=Limits(steps=100, references=1, least_size=128, most_size=128, reference=128),
         licence="Apache-2.0, trained by this project",
