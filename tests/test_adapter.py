@@ -34,7 +34,7 @@ def models(folder):
 @torch.inference_mode()
 def velocity(transformer):
     return Dit(transformer).velocity(
-        draw_noise(1, 8, 16), grid_ids(2, 4), 0.6, conditioning=make_conditioning(1), identity=make_identity(2),
+        next(draw_noise(1, 8, 16)), grid_ids(2, 4), 0.6, conditioning=make_conditioning(1), identity=make_identity(2),
         weights=Weights(mllm=1.0, vae=1.0), guidance=1.0,
     )  # fmt: skip
 
