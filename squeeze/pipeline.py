@@ -78,10 +78,9 @@ def _generate(models: Models, request: Request, resume: Resume | None) -> Iterat
     identity = identify(models, request.references, rows, columns)
     # 6 noise, positions, schedule
     img_ids = grid_ids(rows, columns)
-    noise = (drawn.to(models.device) for drawn in draw_noise(request.seed, rows * columns, models.dit.channels))
-    img = next(islice(noise, first, None))  # each step that is done has taken one
-    if resume:
-        img = resume.img.float().to(models.device)
+    noise = draw_noise(request.seed, rows * columns, models.dit.channels)
+    start = next(noise)
+    img = (resume.img.float() if resume else start).to(models.device)
     yield Encoded(
         seconds=time.monotonic() - began,
         unknown_words=tuple(models.mllm.unknown_words(prompt)),
@@ -124,7 +123,7 @@ def fresh(
     noise."""
     if request.eta == 0:
         return (yield from repeat(None))
-    for step, drawn in enumerate(noise, first):
+    for step, drawn in enumerate(islice(noise, first, None), first):  # each step that is done has taken one
         said = request.late_text == "keep" or balance.weights(request.balance_at(step, counts)).mllm > 0
         yield drawn if said else None
 

@@ -105,5 +105,5 @@ def denoise(
             img = img + (after - t) * v.float()
         else:
             picture, noise = img - t * v.float(), img + (1 - t) * v.float()
-            img = (1 - after) * picture + after * (math.sqrt(1 - eta**2) * noise + eta * new)
+            img = (1 - after) * picture + after * (math.sqrt(1 - eta**2) * noise + eta * new.to(img.device))
         yield Moved(index=index, t=t, img=img, x0=x0)

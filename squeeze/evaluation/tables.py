@@ -24,7 +24,6 @@ from ..files import AGAIN, not_written, write_text
 from ..models.loading import Models, load
 from ..models.profiles import Profile
 from ..models.sources import revision
-from ..pipeline import default_request
 from ..plush.probe import Probe
 from ..request import CHOICES
 from ..sampling import noisier, schedule, shift_for
@@ -140,7 +139,7 @@ def run_table(
     for row in rows:
         if only not in (None, row.name):
             continue
-        asked = {key: _listed(value) for key, value in row.asked.items()}
+        asked = {key: value for key, value in plush.settings(profile, row.asked).items() if key in row.asked}
         told: list[plush.Drawn] = []
         free: list[plush.Drawn] = []
         each = []
@@ -165,13 +164,8 @@ def run_table(
 
 def unusual(profile: Profile, asked: dict[str, Any]) -> dict[str, Any]:
     """What of `asked`, fields of Request, differs from the profile's defaults; by all else rows are alike."""
-    usual = default_request(profile, prompt="", references=())
-    return {key: value for key, value in asked.items() if value != _listed(getattr(usual, key))}
-
-
-def _listed(value: Any) -> Any:
-    """A value as JSON has it."""
-    return list(value) if isinstance(value, tuple) else value
+    usual = plush.settings(profile, {})
+    return {key: value for key, value in asked.items() if value != usual[key]}
 
 
 def measured(
