@@ -1,4 +1,4 @@
-"""The page: its layout, and the endpoint of the API."""
+"""The page: its layout, and the server behind it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from ..pipeline import default_request, plan
 from . import restore, subjects, texts, views, wiring
 from .bounds import bounded
 from .check import COARSE
+from .endpoints import endpoints
 from .film import LISTENERS, film, history
 from .handlers import Handlers
-from .sent import Sent, SentSeveral, path_of
+from .sent import Sent, path_of
 from .show import Parts
 from .subjects import Subject
 from .theme import theme
@@ -30,7 +31,6 @@ from .timeline import timeline
 
 HERE = Path(__file__).parent
 EXAMPLES = ASSETS / "examples"
-NUMBER = {"type": "number"}
 HISTORY_KEY = "squeeze-history"
 
 PICK = """element.addEventListener('click', (click) => {
@@ -90,7 +90,7 @@ def build(models: Models) -> gr.Blocks:
         wiring.balance(handlers, parts)
         wiring.runs(handlers, parts, source, asked, going, *buttons)
         restore.memory(page, handlers, parts, source, asked, going)
-        _api(handlers)
+        endpoints(handlers)
 
         def leave(request: gr.Request) -> None:
             handlers.visits.leave(str(request.session_hash))
@@ -298,54 +298,3 @@ def _more() -> tuple[dict[str, Any], dict[str, Any]]:
 def _said(sentence: str) -> None:
     """What an empty place says of itself."""
     gr.HTML(f'<p class="none">{sentence}</p>', padding=False, apply_default_css=False)
-
-
-def _listed(items: dict[str, Any], field: gr.components.Component) -> gr.components.Component:
-    """The field as one that takes a list of `items`, a JSON schema. Gradio's own of any JSON is {}, and that of several
-    files refers to a part that MCP does not have."""
-    field.api_info = lambda: {"type": "array", "items": items}  # in no class of our own, whose files gradio looks for
-    return field
-
-
-def _api(handlers: Handlers) -> None:
-    """The endpoints /generate and /recipe; their fields are on no page."""
-    profile = handlers.models.profile
-    with gr.Row(visible=False):
-        reference = gr.Image(label="Reference picture", type="filepath", image_mode=None)
-        reference.data_model = Sent
-        more = gr.File(label="Further reference pictures, where the model takes several", file_count="multiple")
-        more.data_model = SentSeveral
-        _listed(Sent.model_json_schema(), more)
-        fields = {
-            "reference": reference,
-            "prompt": gr.Textbox(label="Prompt"),
-            "balance": _listed(NUMBER, gr.JSON(list(profile.balance), label="Balance of the three stages")),
-            "steps": gr.Number(profile.steps, label="Steps"),
-            "cfg": gr.Number(profile.cfg, label="CFG, 1 = off"),
-            "seed": gr.Number(0, label="Seed"),
-            "stage_steps": _listed(
-                NUMBER, gr.JSON(label="Steps of the three stages, null = from the profile's borders")
-            ),
-            "guidance": gr.Number(profile.guidance, label="Embedded guidance, where the model has it"),
-            "height": gr.Number(profile.size, label="Height in pixels"),
-            "width": gr.Number(profile.size, label="Width in pixels"),
-            "eta": gr.Number(profile.eta, label="How much of each step's noise is drawn anew, 0 to 1"),
-            "uncond": gr.Textbox(profile.uncond, label="What CFG sees without the prompt: lean or full"),
-            "late_text": gr.Textbox(profile.late_text, label="The prompt's words where the balance is 1: drop or keep"),
-            "earlier": _listed(
-                {"type": "array", "items": NUMBER},
-                gr.JSON([], label="Of a branched run: steps and balances before each branch"),
-            ),
-            "more": more,
-        }
-        outputs = [gr.File(label="PNG"), gr.JSON(label="Recipe")]
-        gr.Button().click(
-            handlers.generate, inputs_kwargs=fields, outputs=outputs, api_name="generate", api_visibility="public",
-            preprocess=False, concurrency_limit=None,
-        )  # fmt: skip
-        file = gr.File(label="PNG or JSON", type="filepath")
-        file.data_model = Sent
-        gr.Button().click(
-            handlers.recipe, inputs=file, outputs=gr.JSON(label="Recipe"), api_name="recipe", api_visibility="public",
-            preprocess=False, concurrency_limit=None,
-        )  # fmt: skip
