@@ -1,4 +1,4 @@
-"""The command line: python -m squeeze generate | train | evaluate | bench.
+"""The command line: python -m squeeze generate | train | average | evaluate | bench.
 
 `--json` prints one JSON object on stdout; sentences go to stderr. Exit 2 for a mistake of the user's, 130 for a stop,
 1 where --verify finds another picture than the recipe's.
@@ -123,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     ablation.add_argument("--size", type=int, choices=(64, 128), help="pixels a side; the profile's if left out")
     train.set_defaults(run=_train, **PHASES_ONLY)
 
+    mean = commands.add_parser(
+        "average", help="the mean of several trainings of the phases, started from the same weights"
+    )
+    mean.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="what trainings wrote, two or more")
+    mean.add_argument("--out", required=True, type=Path, help="where aggregation/ and transformer/ go")
+    mean.set_defaults(run=_average)
+
     add_evaluate(commands, _balance)
     add_bench(commands)
     return parser
@@ -233,10 +240,9 @@ def _train(options: argparse.Namespace) -> int:
         )
         return 2
     check_writable(options.out / "training.json")
-    command = shlex.join(["python", "-m", "squeeze", *sys.argv[1:]])
     try:
         train_plush(
-            options.part, options.out, command=command, minutes=options.minutes, steps=options.steps,
+            options.part, options.out, command=_command(), minutes=options.minutes, steps=options.steps,
             resume=options.resume, device=options.device, seed=options.seed, rate=options.rate, batch=options.batch,
             compiled=options.compile, singles=options.singles, critic=options.critic,
             variant=Variant(mode=options.mode, layers=options.layers, dropout=options.dropout, size=options.size),
@@ -245,3 +251,19 @@ def _train(options: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def _average(options: argparse.Namespace) -> int:
+    from .training.average import average
+
+    if len(options.folders) < 2:
+        print("A mean takes two folders or more. Name another.", file=sys.stderr)
+        return 2
+    check_writable(options.out / "training.json")
+    average(options.folders, options.out, _command())
+    return 0
+
+
+def _command() -> str:
+    """What was typed, as `training.json` keeps it."""
+    return shlex.join(["python", "-m", "squeeze", *sys.argv[1:]])
