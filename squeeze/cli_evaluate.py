@@ -99,6 +99,7 @@ def _plush(options: argparse.Namespace) -> int:
     from PIL import Image
 
     from .evaluation import parts, plush
+    from .evaluation.likeness import likeness
     from .pipeline import default_request
 
     _check_plush(options)
@@ -126,7 +127,7 @@ def _plush(options: argparse.Namespace) -> int:
     for result in plush.evaluate(models, probe, count, records=records, **asked):
         drawn.append(result)
         _progress(len(drawn), count)
-    figures = made | plush.summary(drawn)
+    figures = made | plush.summary(drawn) | likeness(probe, [one.picture for one in drawn], models.profile.size)
     turned = list(plush.evaluate(models, probe, max(1, count // 4), free=True, records=records, **asked))
     figures["copy_paste"] = plush.copy_paste(turned)
     print(json.dumps(figures) if options.json else plush.as_markdown(figures))

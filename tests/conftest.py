@@ -17,6 +17,7 @@ from tiny import make_request, random_picture, tiny_profile, write_models
 from tiny_metrics import write_bench, write_metrics
 
 from squeeze.checks import SENTENCES, inspect
+from squeeze.evaluation import likeness
 from squeeze.evaluation.metrics import load_metrics
 from squeeze.models.loading import load
 from squeeze.ui.handlers import Handlers
@@ -125,6 +126,12 @@ def form(tmp_path):
         return filled | changed
 
     return make
+
+
+@pytest.fixture
+def few_renders(monkeypatch):
+    """Pictures are compared with so many renders that it takes no time."""
+    monkeypatch.setattr(likeness, "RENDERS", 60)
 
 
 # --- the page and a browser -----------------------------------------------------------------------------------------

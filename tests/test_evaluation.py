@@ -22,6 +22,7 @@ from squeeze.plush.probe import Probe
 from squeeze.plush.render import render, visible
 from squeeze.training.data import draw_labelled, to_unit
 
+pytestmark = pytest.mark.usefixtures("few_renders")
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "plush"
 COMMAND = ["evaluate", "plush", "--n", "4", "--steps", "1", "--json"]
 
@@ -260,7 +261,7 @@ def test_every_figure_has_an_interval(capsys):
     figures = json.loads(capsys.readouterr().out)
     turned, needs = figures["copy_paste"], figures["needs_picture"]
     pairs = {name: (row["rate"], row["interval"]) for name, row in figures["rates"].items()}
-    names = ("joint", "prompt_mean", "identity_mean", "near_copies", "proportions_off")
+    names = ("joint", "prompt_mean", "identity_mean", "near_copies", "proportions_off", "renders_distance")
     pairs |= {name: (figures[name], figures[f"{name}_interval"]) for name in names}
     pairs |= {
         "needs_picture": (needs["rate"], needs["interval"]),
@@ -270,5 +271,5 @@ def test_every_figure_has_an_interval(capsys):
     for name, (value, (low, high)) in pairs.items():
         assert low <= value <= high, f"{name} lies outside its interval"
     table = plush.as_markdown(figures)
-    assert len(table.splitlines()) == 2 + 9 + 8
+    assert len(table.splitlines()) == 2 + 9 + 9
     assert all(" to " in line for line in table.splitlines()[2:]), "a row has no interval"

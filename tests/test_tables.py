@@ -24,6 +24,7 @@ from squeeze.models.loading import load
 from squeeze.models.profiles import PROFILES
 from squeeze.pipeline import default_request, plan
 
+pytestmark = pytest.mark.usefixtures("few_renders")
 PLUSH = PROFILES["plush"]
 
 
@@ -287,9 +288,10 @@ def test_a_table_has_an_interval_at_each_figure():
         "recall": 0.5,
         "recall_interval": within,
     }
+    row |= {"renders_distance": 37.25, "renders_distance_interval": [30.0, 45.0]}
     *_, line = as_markdown("layers", [row]).splitlines()
     share = "50.0% (25.0% to 75.0%)"
-    assert line == f"| all | {' | '.join([share] * 5)} | 40° (30° to 50°) | {share} |"
+    assert line == f"| all | {' | '.join([share] * 4)} | 37.2 (30.0 to 45.0) | {share} | 40° (30° to 50°) | {share} |"
 
 
 @pytest.mark.parametrize(

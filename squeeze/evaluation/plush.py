@@ -272,6 +272,10 @@ def as_markdown(figures: dict[str, Any]) -> str:
         between = "{:.1f}° to {:.1f}°".format(*within) if within else "-"
         average = f"{turned['azimuth_difference']:.1f}°"
         lines.append(f"| turned from the reference | {average} | {between} | {turned['cases']} | 90.0° |")
+    if figures.get("renders_distance") is not None:
+        within = figures["renders_distance_interval"]
+        between = "{:.1f} to {:.1f}".format(*within) if within else "-"
+        lines.append(f"| distance to renders | {figures['renders_distance']:.1f} | {between} | {cases} | |")
     return "\n".join(lines)
 
 

@@ -28,6 +28,7 @@ from ..plush.probe import Probe
 from ..request import CHOICES
 from ..sampling import noisier, schedule, shift_for
 from . import plush
+from .likeness import likeness
 from .parts import load_probe
 from .records import EvaluationError, Records
 
@@ -123,9 +124,9 @@ def run_table(
     seeds: int = 1, only: str | None = None, size: int | None = None,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The rows of a table in order, each as it is done: `name`, what was `asked`, the weights' `revision`, and the
-    figures of `plush.summary` and `plush.copy_paste` over `count` cases. Of a variant there are `seeds` trainings, the
-    first by `seed`; the figures are over the pictures of all of them, and `trainings` tells the means of each with its
-    seed and revision.
+    figures of `plush.summary`, `plush.copy_paste` and `likeness` over `count` cases. Of a variant there are `seeds`
+    trainings, the first by `seed`; the figures are over the pictures of all of them, and `trainings` tells the means of
+    each with its seed and revision.
 
     Everything is kept under `out`, variants too, and what is there already is not done again, for whichever table it
     was done. Variants train for `steps` in `processes`, and are measured, at `size` pixels a side, None = the
@@ -158,6 +159,7 @@ def run_table(
             means = {key: figures[key] for key in COLUMNS.values()}
             each.append({"seed": number, "revision": models.revision} | means)
         figures = plush.summary(told) | {"copy_paste": plush.copy_paste(free)}
+        figures |= likeness(probe, [one.picture for one in told], where.size, [one.case for one in told])
         trainings = {"trainings": each} if row.trained else {}
         yield {"name": row.name, "asked": asked, "revision": each[0]["revision"]} | trainings | figures
 
@@ -226,14 +228,16 @@ def as_markdown(name: str, rows: list[dict[str, Any]]) -> str:
     """A table with 95 % intervals. `turned` and `facing copied` are the paper's copy-paste measure: the mean angle to
     the reference's facing, and the mean of the shares within 5, 10, 15 and 20 degrees of it. Where there were several
     trainings, the lowest and the highest of their means follow."""
-    heads = [TABLES[name][0], *COLUMNS, "near-copies", "turned", "facing copied"]
+    heads = [TABLES[name][0], *COLUMNS, "distance to renders", "near-copies", "turned", "facing copied"]
     lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
     for row in rows:
         each = row.get("trainings", [])
         cells = [_percent(row[key], row[f"{key}_interval"], [one[key] for one in each]) for key in COLUMNS.values()]
         copied, turned = row["near_copies"], row["copy_paste"]
         between = "({:.0f}° to {:.0f}°)".format(*turned["azimuth_interval"]) if turned["azimuth_interval"] else ""
+        far, within = row["renders_distance"], row["renders_distance_interval"]
         cells += [
+            "-" if far is None else f"{far:.1f}" + (" ({:.1f} to {:.1f})".format(*within) if within else ""),
             _percent(copied, row["near_copies_interval"]),
             f"{turned['azimuth_difference']:.0f}° {between}".strip(),
             _percent(turned["recall"], turned["recall_interval"]),
