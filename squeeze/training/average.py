@@ -1,4 +1,4 @@
-"""The mean of several trainings of one model, which draws better than each of them (model soups, arXiv 2203.05482)."""
+"""The mean of several trainings of one model: it often does better than each (model soups, arXiv 2203.05482)."""
 
 from __future__ import annotations
 
