@@ -57,6 +57,7 @@ def test_rows_without_an_interval_are_left_out():
 
 def test_the_command_writes_it(tmp_path, monkeypatch, capsys):
     more = {"name": "one", "joint": 0.4, "joint_interval": None, "near_copies": 0.0, "near_copies_interval": None}
+    more |= {"renders_distance": 30.0, "renders_distance_interval": None}
     more["copy_paste"] = {
         "azimuth_difference": 80.0, "azimuth_interval": None, "recall": 0.1, "recall_interval": None
     }  # fmt: skip

@@ -232,8 +232,8 @@ def test_rows_that_are_alike_share_their_pictures(tmp_path: Path, monkeypatch):
 def test_pictures_by_other_defaults_are_not_taken(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(tables, "measured", lambda *_: (pictures(1), pictures(1)))
     list(run_table("late_text", PLUSH, 1, tmp_path, only="drop"))
-    with pytest.raises(EvaluationError, match=f"cfg {PLUSH.cfg} there, 2.0 now"):
-        list(run_table("late_text", replace(PLUSH, cfg=2.0), 1, tmp_path, only="drop"))
+    with pytest.raises(EvaluationError, match=f"cfg {PLUSH.cfg} there, 7.5 now"):
+        list(run_table("late_text", replace(PLUSH, cfg=7.5), 1, tmp_path, only="drop"))
 
 
 def pictures(right: int, of: int = 4) -> list[plush.Drawn]:
