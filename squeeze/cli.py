@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .balance import PRESETS
 from .cli_bench import add_bench
-from .cli_checks import above_zero, at_least_one, check_writable, shares, training_seed
+from .cli_checks import above_zero, add_asked, at_least_one, check_writable, shares, training_seed
 from .cli_evaluate import add_evaluate
 from .cli_models import add_models, load_models
 from .evaluation.records import EvaluationError
@@ -78,15 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--device", help="cpu or cuda; the profile chooses if left out")
     one.add_argument("--reference", required=True, action="append", help="a picture of the subject")
     one.add_argument("--prompt", help='for example "on the beach, facing left, with a red hat"')
-    one.add_argument("--balance", type=_balance, help="three numbers from 0 to 1, or a preset: " + ", ".join(PRESETS))
-    one.add_argument("--steps", type=number, help="whole steps")
-    one.add_argument("--stage-steps", type=_numbers, help="whole steps of the three stages, for example 12,7,6")
-    one.add_argument("--cfg", type=number, help="true classifier-free guidance, 1 = off")
+    add_asked(one)
     one.add_argument("--guidance", type=number, help="FLUX's embedded guidance, for transformers that have it")
     one.add_argument("--seed", type=number, help=f"0 to {MAX_SEED}; 0 if left out")
     one.add_argument("--height", type=number, help="pixels")
     one.add_argument("--width", type=number, help="pixels")
-    one.add_argument("--eta", type=number, help="how much of each step's noise is drawn anew, 0 to 1")
     one.add_argument("--late-text", help="drop or keep the text tokens where the MLLM weighs nothing")
     one.add_argument("--uncond", help="lean or full: what the unconditional branch sees")
     one.add_argument("--earlier", type=_rows, help="of a branched run: steps and balances up to there, 9,0,0.5,1;...")
@@ -130,19 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     mean.add_argument("--out", required=True, type=Path, help="where aggregation/ and transformer/ go")
     mean.set_defaults(run=_average)
 
-    add_evaluate(commands, _balance)
+    add_evaluate(commands)
     add_bench(commands)
     return parser
-
-
-def _balance(text: str) -> tuple[float | str, ...]:
-    """A preset's balances or three numbers."""
-    return PRESETS.get(text) or _numbers(text)
-
-
-def _numbers(text: str) -> tuple[int | float | str, ...]:
-    """Numbers as they were written; what they are is judged by Request, with a sentence."""
-    return tuple(number(part) for part in text.split(","))
 
 
 def _rows(text: str) -> tuple[tuple[int | float | str, ...], ...]:

@@ -5,11 +5,46 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from .balance import PRESETS
+from .recipe import number
 from .request import RequestError
 
 MOST_SEED = 999_999_999
+
+
+def numbers(text: str) -> tuple[int | float | str, ...]:
+    """Numbers as they were written; what they are is judged by Request, with a sentence."""
+    return tuple(number(part) for part in text.split(","))
+
+
+def _balance(text: str) -> tuple[int | float | str, ...]:
+    """A preset's balances or three numbers."""
+    return PRESETS.get(text) or numbers(text)
+
+
+ASKED: dict[str, tuple[Callable[[str], Any], str]] = {
+    "balance": (_balance, "three numbers from 0 to 1, or a preset: " + ", ".join(PRESETS)),
+    "steps": (number, "whole steps"),
+    "stage_steps": (numbers, "whole steps of the three stages, for example 12,7,6"),
+    "cfg": (number, "true classifier-free guidance, 1 = off"),
+    "eta": (number, "how much of each step's noise is drawn anew, 0 to 1"),
+}
+"""Fields of Request that one picture and a whole evaluation can be asked with alike: how each is read, and its help."""
+
+
+def add_asked(parser: argparse.ArgumentParser) -> None:
+    """Adds a flag for each field of ASKED, None where it is left out."""
+    for name, (read, told) in ASKED.items():
+        parser.add_argument(flag(name), type=read, help=told)
+
+
+def flag(name: str) -> str:
+    """What is typed for an option of this name."""
+    return "--" + name.replace("_", "-")
 
 
 def above_zero(text: str) -> float:

@@ -6,32 +6,28 @@ import argparse
 import datetime
 import json
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .balance import PRESETS
-from .cli_checks import MOST_SEED, at_least_one, check_writable, training_seed
+from .cli_checks import ASKED, MOST_SEED, add_asked, at_least_one, check_writable, flag, training_seed
 from .cli_models import FLAGS, add_models, load_models
 from .evaluation.records import EvaluationError, Records
 from .files import WriteError, whole, write_text
 from .models.loading import LoadError, load
 from .models.profiles import PROFILES, find_profile
-from .recipe import number
 from .request import RequestError
 
 WAIT = datetime.timedelta(days=30)  # that a process which is done waits for the others; torch's own is minutes
 TABLE_NAMES = ("thresholds", "conditions", "late_text", "eta", "sweep", "aggregation", "layers", "training")
-ASKED = ("balance", "cfg", "steps", "eta")  # fields of Request that can be set for a whole evaluation
 CASES = 200  # of `plush` and of each row of a table
 UNUSED = {"photos": ("n", "out"), "parts": ("out", "sheet", *ASKED)}  # what these ways of `plush` have no use for
 
 
-def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
-    """Adds the command to the parser's `commands`; `balance` reads balances as every command does."""
+def add_evaluate(commands: Any) -> None:
+    """Adds the command to the parser's `commands`."""
     score = commands.add_parser("evaluate", help="measure a model")
     worlds = score.add_subparsers(required=True, metavar="BENCHMARK")
 
@@ -82,12 +78,7 @@ def add_evaluate(commands: Any, balance: Callable[[str], Any]) -> None:
     photos.set_defaults(run=_dreambench)
 
     for one in (toys, photos):
-        one.add_argument(
-            "--balance", type=balance, help="three numbers from 0 to 1, or a preset: " + ", ".join(PRESETS)
-        )
-        one.add_argument("--cfg", type=number)
-        one.add_argument("--steps", type=number)
-        one.add_argument("--eta", type=number)
+        add_asked(one)
         one.add_argument("--json", action="store_true")
 
 
@@ -166,7 +157,7 @@ def _check_plush(options: argparse.Namespace) -> None:
     for way, names in UNUSED.items():
         given = [name for name in names if getattr(options, name) is not None]
         if getattr(options, way) and given:
-            raise EvaluationError(f"--{given[0]} has no use with --{way}. Leave one of the two out.")
+            raise EvaluationError(f"{flag(given[0])} has no use with --{way}. Leave one of the two out.")
     if options.sheet and options.sheet.suffix.lower() != ".png":
         raise RequestError("out_suffix", value=options.sheet)
     if options.sheet:
@@ -290,7 +281,8 @@ def _check(options: argparse.Namespace) -> None:
         find_profile(options.profile)
     if options.pictures and drawing:
         raise EvaluationError(
-            f"--{drawing[0]} says how pictures are drawn, and --pictures {options.pictures} are already. Leave one out."
+            f"{flag(drawing[0])} says how pictures are drawn, and --pictures {options.pictures} are already. "
+            f"Leave one out."
         )
 
 

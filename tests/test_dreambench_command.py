@@ -107,7 +107,13 @@ def test_flags_that_draw_do_not_go_with_pictures(command, tmp_path, capsys):
     assert main([*without, "--pictures", str(tmp_path)]) == 2
     assert "--steps says how pictures are drawn" in capsys.readouterr().err
     photos = ["evaluate", "dreambench", "--data", "/nowhere", "--pictures", str(tmp_path)]
-    for flag in (["--adapter", "a"], ["--memory", "auto"], ["--revision", "a@b"], ["--compile"]):
+    for flag in (
+        ["--stage-steps", "9,9,7"],
+        ["--adapter", "a"],
+        ["--memory", "auto"],
+        ["--revision", "a@b"],
+        ["--compile"],
+    ):
         assert main([*photos, *flag]) == 2
         assert f"{flag[0]} says how pictures are drawn" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -173,9 +173,17 @@ def test_more_cases_are_the_same_and_others(generations, tmp_path, capsys, monke
 
 def test_what_cannot_be_drawn_marks_no_folder(tmp_path, capsys):
     command = [*COMMAND, "--out", str(tmp_path / "out")]
-    for more in (["--cfg", "0"], ["--balance", "0,2,1"], ["--steps", "1000"]):
+    for more in (["--cfg", "0"], ["--balance", "0,2,1"], ["--steps", "1000"], ["--stage-steps", "1,1,1"]):
         assert main([*command, *more]) == 2
     assert not (tmp_path / "out").exists(), "the corrected command would be refused as another run's"
+
+
+def test_stage_steps_can_be_asked_for(tmp_path, capsys):
+    command = [*COMMAND, "--out", str(tmp_path / "out")]
+    assert main([*command, "--stage-steps", "0,0,1"]) == 0
+    assert json.loads(capsys.readouterr().out)["stage_steps"] == [0, 0, 1]
+    assert main(command) == 2, "the single step is the first stage's where nothing else is said"
+    assert "stage_steps [0, 0, 1] there, [1, 0, 0] now" in capsys.readouterr().err
 
 
 def _other_size(probe: Path) -> None:
@@ -204,6 +212,7 @@ def test_a_probe_that_does_not_serve_gets_a_sentence(damage, tmp_path, capsys):
         (["--parts", "--out", "kept"], "--out has no use with --parts"),
         (["--parts", "--steps", "2"], "--steps has no use with --parts"),
         (["--parts", "--cfg", "2"], "--cfg has no use with --parts"),
+        (["--parts", "--stage-steps", "9,9,7"], "--stage-steps has no use with --parts"),
         (["--parts", "--sheet", "a.png"], "--sheet has no use with --parts"),
         (["--n", "0"], "at least 1, not 0"),
         (["--sheet", "a.jpg"], "ends in .png"),
