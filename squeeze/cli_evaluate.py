@@ -203,6 +203,7 @@ def _dreambench(options: argparse.Namespace) -> int:
     from accelerate.utils import broadcast_object_list
 
     from .evaluation import comparison, dreambench, gallery, metrics, subjects
+    from .evaluation.plush import settings
 
     _check(options)
     # 1 the photos and prompts, and the processes that accelerate started
@@ -225,7 +226,8 @@ def _dreambench(options: argparse.Namespace) -> int:
         source = dreambench.Drawn(models, out / "pictures", _asked(options))
         cases = dreambench.draw_list(bench, options.seeds or dreambench.SEEDS)
         source.request(cases[0])  # whether the profile can take what is asked, before anything is written
-        made = {"profile": name, "revision": source.models.revision, **source.asked, "seeds": cases[-1].seed + 1}
+        made = {"profile": name, "revision": models.revision, **settings(models.profile, source.asked)}
+        made["seeds"] = cases[-1].seed + 1
         left_out = list(bench.skipped)
     possible, cases = dreambench.possible(bench, cases), cases[: options.limit]
     # 4 the folder takes one run's results only

@@ -76,7 +76,7 @@ def _short(value: Any) -> Any:
         return "nothing"
     if isinstance(value, str):
         return value if len(value) <= MOST_NAMED else f"{value[: MOST_NAMED // 2]}…{value[-MOST_NAMED // 2 :]}"
-    return value if isinstance(value, Path) or (is_number(value) and abs(value) < 1e15) else reprlib.repr(value)
+    return value if isinstance(value, Path) or (is_number(value) and abs(value) < 1e20) else reprlib.repr(value)
 
 
 @dataclass(frozen=True, kw_only=True)

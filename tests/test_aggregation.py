@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from tiny import LAYERS, PICTURE_TOKENS, POOLED, TEXT_WIDTH, WIDTH, furthest, make_aggregation, randomised
 
-from squeeze.models.aggregation import MODES, Aggregation, LayerPool
+from squeeze.models.aggregation import MODES, Aggregation, LayerPool, Native
 
 TEXT = 5
 IMAGE = torch.arange(PICTURE_TOKENS + TEXT) < PICTURE_TOKENS
@@ -35,6 +35,12 @@ def test_shapes(model):
     assert out.vec.shape == (2, POOLED)
     assert torch.equal(out.image, IMAGE)
     assert bool(out.txt.isfinite().all())
+
+
+def test_without_aggregation_the_last_state_is_kept_alone():
+    out = Native()(states(), IMAGE)
+    assert torch.equal(out.txt, states()[:, :, -1])
+    assert out.txt.untyped_storage().nbytes() == out.txt.nbytes, "a cache would hold every layer and count one"
 
 
 def test_saved_and_loaded_it_is_the_same(model, tmp_path):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tiny import copy_with_other_weights, random_picture
 from tiny_metrics import contents, write_metrics
 
 from squeeze.cli import main
+from squeeze.models.profiles import PROFILES
 from squeeze.models.sources import revision
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +61,7 @@ def test_results_of_another_run_are_refused(command, data, checkpoints, tmp_path
     for more, says in (
         (["--weights", str(other)], f'"{revision(other)}" now'),
         (["--seeds", "2"], "seeds 1 there, 2 now"),
-        (["--cfg", "1"], "cfg nothing there, 1 now"),
+        (["--cfg", "1"], "cfg 2.0 there, 1 now"),
         (["--metrics", str(write_metrics(tmp_path / "metrics", seed=3))], ": metrics {"),
         (["--metrics", str(darker.parents[1])], ": metrics {"),
         (["--data", str(changed)], ': data "'),
@@ -69,6 +71,13 @@ def test_results_of_another_run_are_refused(command, data, checkpoints, tmp_path
         assert "holds the results of another run" in said
         assert says in said
     assert contents(tmp_path / "out") == before, "a refused run changed the results"
+
+
+def test_a_profile_whose_defaults_have_changed_is_another_run(command, capsys, monkeypatch):
+    assert main([*command, "--limit", "1"]) == 0
+    monkeypatch.setitem(PROFILES, "plush", replace(PROFILES["plush"], eta=0.5))
+    assert main([*command, "--limit", "2"]) == 2
+    assert "eta 1.0 there, 0.5 now" in capsys.readouterr().err
 
 
 def test_a_profile_nobody_knows_is_said_before_the_metrics_are_fetched(command, capsys, monkeypatch):
@@ -135,7 +144,7 @@ def test_two_processes_give_the_same_as_one(command, tmp_path, capsys):
     json.loads(done.stdout.strip().splitlines()[-1])
     assert contents(tmp_path / "two") == contents(tmp_path / "out")
     refused = subprocess.run([*whole, "--cfg", "1"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert refused.stderr.count("holds the results of another run: cfg nothing there, 1 now") == 2
+    assert refused.stderr.count("holds the results of another run: cfg 2.0 there, 1 now") == 2
     assert "Connection closed" not in refused.stderr, "one process was left waiting for the other"
 
 

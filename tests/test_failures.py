@@ -16,6 +16,7 @@ SAID = [
     (torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore"), "device"),
     (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "device"),
     (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "device"),
+    (RuntimeError("cuDNN Frontend error: No valid execution plans built."), "device"),
     (RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)"), None),
     (RuntimeError("out of memory of what was said"), None),
     (LoadError("The weights are damaged (CUDA error: out of memory). Restore them."), None),

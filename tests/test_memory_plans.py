@@ -101,6 +101,8 @@ def test_a_container_may_have_less_than_the_machine(tmp_path, monkeypatch):
     for names, expected in ((["free", "gone", "more"], machine), (["gone", "limited"], 3 * GIB)):
         monkeypatch.setattr(memory, "CGROUP_LIMITS", [tmp_path / name for name in names])
         assert memory.host_bytes() == expected
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert memory.host_bytes() == 3 * GIB // 2, "two processes load their weights beside one another"
 
 
 # --- sizes from files -----------------------------------------------------------------------------------------------

@@ -192,6 +192,20 @@ def test_what_the_hub_refuses(monkeypatch, files, what):
     assert "\n" not in str(error.value)
 
 
+def test_what_the_hub_refuses_in_its_own_wrapping(monkeypatch):
+    """Of a token without the right, or too many requests, huggingface_hub says only that nothing is in the cache."""
+
+    def hub(**how):
+        request = httpx2.Request("GET", f"https://huggingface.co/{how['repo_id']}")
+        refusal = HfHubHTTPError("403 Forbidden: no access", response=httpx2.Response(403, request=request))
+        raise LocalEntryNotFoundError("not here") from (None if how.get("local_files_only") else refusal)
+
+    monkeypatch.setattr(sources, "snapshot_download", hub)
+    message = refused(on_cpu("longcat"))
+    assert "403 Forbidden" in message
+    assert "whether your token may read it" in message
+
+
 def test_a_revision_of_nothing_we_take():
     message = refused(on_cpu("longcat"), revisions={"me/other": "main"})
     assert "me/other" in message

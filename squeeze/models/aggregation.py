@@ -36,7 +36,8 @@ class Native(nn.Module):
 
     def forward(self, hidden: Tensor, image: Tensor, vision: Tensor | None = None) -> Aggregated:
         """As Aggregation.forward; `txt` has the MLLM's width."""
-        return Aggregated(txt=hidden[:, :, -1], image=image, vec=self.null_vec.expand(len(hidden), -1))
+        last = hidden[:, :, -1].clone()  # a view would keep all the layers, which a cache does not count
+        return Aggregated(txt=last, image=image, vec=self.null_vec.expand(len(hidden), -1))
 
 
 class Block(nn.Module):

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 
 FULL = ("out of memory", "ALLOC_FAILED")  # of a library that asks the driver by itself
-FAILED = ("CUDA error", "CUDA driver error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error", "cublasLt")
+FAILED = (
+    "CUDA error",
+    "CUDA driver error",
+    "CUBLAS_STATUS",
+    "CUDNN_STATUS",
+    "cuDNN error",
+    "cuDNN Frontend error",
+    "cublasLt",
+)
 
 
 def trouble(error: BaseException) -> str | None:

@@ -8,6 +8,7 @@ is there while it reads, who draws while it draws (turns.py). `lean` also hoists
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -164,12 +165,13 @@ def _check_host(plan: Plan, host: int | None) -> None:
 
 
 def host_bytes() -> int:
-    """The bytes of memory that this machine has, or the container that the program runs in."""
+    """The bytes of memory that this machine has, or the container that the program runs in; of several processes on
+    one machine (accelerate, torchrun) each has its share."""
     total = psutil.virtual_memory().total
     for limit in CGROUP_LIMITS:
         with suppress(OSError, ValueError):  # no container, or one without a limit, which is a word
             total = min(total, int(limit.read_text()))
-    return total
+    return total // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def free_bytes(device: torch.device) -> int | None:

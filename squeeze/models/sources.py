@@ -18,6 +18,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -254,6 +255,11 @@ def _why(error: Exception, repo: str, revision: str) -> str:
         return f"{repo} has no revision {revision!r}. Choose one of {page}/commits/main with --revision {repo}@COMMIT"
     if isinstance(error, RepositoryNotFoundError):
         return f"There is no repository {repo} on the hub, or it wants a login. See {page}, and: hf auth login"
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
+        return (
+            f"The hub did not give {repo} ({reason(error.__cause__)}). Try again later, or see at {page} whether your "
+            f"token may read it."
+        )
     if isinstance(error, LocalEntryNotFoundError):
         return (
             f"{repo} at revision {revision!r} is not whole on this machine and the hub cannot be reached. Connect it, "
