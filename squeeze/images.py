@@ -7,6 +7,7 @@ import io
 import os
 import re
 import struct
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ MAX_PIXELS = 64_000_000  # a 64-megapixel photo; more is refused before it is de
 MAX_BYTES = 50_000_000
 KEPT_SIDE = 2048  # the long side that later steps see at most
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # others, EPS above all, run foreign programs
+DECODING = threading.BoundedSemaphore(2)  # pictures at once: one of MAX_PIXELS takes more than a gigabyte meanwhile
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, struct.error)
 
 
@@ -54,7 +56,8 @@ def open_upload(source: str | Path | bytes | Image.Image, name: str = "") -> Upl
             return _cleaned(source, name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we hold our own limit
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            with DECODING, Image.open(file, formats=FORMATS) as picture:
                 return _cleaned(picture, name)
     except RequestError:
         raise
@@ -86,9 +89,10 @@ def _cleaned(opened: Image.Image, name: str) -> Upload:
     picture.load()
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit and float greys
-        values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if picture.mode.startswith("I;16") or values.max() > 255 else 255.0
-        picture = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
+        values = np.array(picture, dtype=np.float64)
+        values /= 65535.0 if picture.mode.startswith("I;16") or values.max() > 255 else 255.0
+        values *= 255
+        picture = Image.fromarray(values.clip(0, 255, out=values).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         alpha = picture.getchannel("A")

@@ -5,9 +5,11 @@ import os
 import random
 import resource
 import struct
+import threading
 import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +206,31 @@ def test_a_bomb_is_refused_without_being_decoded(width, height, monkeypatch):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "refusing it cost 100 MB"
     assert caught.value.code == "picture_too_large"
     assert f"{width * height:,}" in str(caught.value), "the sentence must name the picture's own number of pixels"
+
+
+def test_a_picture_may_claim_any_size(monkeypatch):
+    huge = bomb(8, 8).replace(struct.pack(">II", 8, 8), struct.pack(">II", 2**31 - 1, 2**31 - 1), 1)
+    body = huge[12:29]
+    huge = huge.replace(huge[29:33], struct.pack(">I", zlib.crc32(body)), 1)
+    with pytest.raises(RequestError, match="4,611,686,014,132,420,609 pixels"):
+        open_picture(huge, "claims.png")
+
+
+def test_large_pictures_are_decoded_two_at_a_time(monkeypatch):
+    going, most, lock = [0], [0], threading.Lock()
+
+    def clean(opened, name):
+        with lock:
+            going[0] += 1
+            most[0] = max(most[0], going[0])
+        time.sleep(0.05)
+        with lock:
+            going[0] -= 1
+
+    monkeypatch.setattr(images, "_cleaned", clean)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(images.open_upload, [bomb(8, 8)] * 6))
+    assert most == [2]
 
 
 def test_a_bomb_can_be_decoded_where_nobody_refuses_it(monkeypatch):
