@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from gradio import processing_utils
 
 from ..balance import PRESETS, preset_of
 from ..images import MAX_BYTES
@@ -21,6 +22,7 @@ from . import restore, subjects, texts, views, wiring
 from .bounds import bounded
 from .check import COARSE
 from .endpoints import endpoints
+from .fetch import fetching
 from .film import LISTENERS, film, history
 from .handlers import Handlers
 from .sent import Sent, path_of
@@ -32,6 +34,9 @@ from .timeline import timeline
 HERE = Path(__file__).parent
 EXAMPLES = ASSETS / "examples"
 HISTORY_KEY = "squeeze-history"
+SESSIONS = (
+    1000  # visits of which gradio keeps some 200 kB each, those not seen for longest forgotten; its own is 10,000
+)
 
 PICK = """element.addEventListener('click', (click) => {
     const button = click.target.closest('button');
@@ -102,10 +107,11 @@ def build(models: Models) -> gr.Blocks:
 def launch(page: gr.Blocks, host: str, port: int, *, mcp: bool = False) -> str:
     """Starts to serve the page, with `mcp` also an MCP server of both endpoints, and gives the address. Uploads up to
     twice our own limit still get our own sentence; all files together stay within a bound."""
+    processing_utils.async_ssrf_protected_download = fetching(page)
     _, address, _ = page.launch(
         server_name=host, server_port=port, ssr_mode=False, run_history=False, footer_links=["api"],
         share=False, quiet=True, prevent_thread_lock=True, mcp_server=mcp,
-        max_file_size=2 * MAX_BYTES, allowed_paths=[str(EXAMPLES)],
+        max_file_size=2 * MAX_BYTES, state_session_capacity=SESSIONS, allowed_paths=[str(EXAMPLES)],
         app_kwargs={"lifespan": bounded(page), "exception_handlers": {TypeError: _wrong_arguments}},
         theme=theme(), css_paths=[HERE / f"{name}.css" for name in ("style", "check", "crop", "film")],
         js=(HERE / "keys.js").read_text(), head=f"<script>{STORAGE}</script>",
