@@ -47,6 +47,17 @@ def test_a_branch_does_only_what_remains_and_is_a_picture_of_its_recipe(models, 
     assert len(drawn.frames) == len(drawn.latents) == 6
 
 
+def test_a_branch_stopped_before_a_step_of_its_own_leaves_the_page_as_it_was(handlers, form):
+    run(handlers, form())
+    trunk, going, shown = handlers.newest("ann"), Going(), {}
+    for change in handlers.branch(PARTS, picked(handlers, 4), state((2, 2, 2), OTHER), ANN, going):
+        shown |= change
+        going.stopped = "Reading" in shown.get("status", "")
+    assert "Stopped before the first step" in shown["status"]
+    assert "film" not in shown
+    assert handlers.newest("ann") == trunk
+
+
 def test_generate_after_a_branch_draws_it_again(handlers, form):
     run(handlers, form(counts=(0, 0, 0), touched=False, steps=4))
     run(handlers, form())

@@ -200,10 +200,10 @@ def test_anything_may_be_sent_as_a_crop(models, tmp_path):
     shown, _, looked, uncropped = crop(
         handlers, SimpleNamespace(box=[0, 0, 0.5, 1], whole=digest), sent, None, (), None
     )
-    assert (shown.size, uncropped) == ((200, 300), (sent["path"], [0, 0, 0.5, 1]))
+    assert (shown["value"].size, uncropped) == ((200, 300), (sent["path"], [0, 0, 0.5, 1]))
     assert "data-cropped" in looked
     back = crop(handlers, SimpleNamespace(box=[0, 0, 1, 1], whole=digest), None, uncropped, (), None)
-    assert (back[0], back[-1]) == (sent["path"], None)
+    assert (back[0]["value"], back[-1]) == (sent["path"], None)
     for box in (None, [], "x", [0, 0, 2, 2], {}, [[]], 3):
         with pytest.raises(gr.Error, match="A crop must be"):
             crop(handlers, SimpleNamespace(box=box, whole=digest), sent, None, (), None)

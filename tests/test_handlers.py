@@ -33,6 +33,7 @@ def test_stop_while_waiting_leaves_the_line(handlers, form):
     first, going = handlers.run(PARTS, form(), ANN), Going()
     next(first)
     waiting = handlers.run(PARTS, form(), BOB, going)
+    assert next(waiting) == {"seed": 7}, "what the form says changes at the press, not under the visitor's hands later"
     assert "next in line" in next(waiting)["status"]
     going.stopped = True
     handlers.line.wake()
@@ -69,6 +70,45 @@ def test_a_run_stopped_anywhere_says_what_came_of_it(handlers, form, step):
     assert ('data-state="done"' if going.finished else 'data-state="stopped"') in shown["status"]
 
 
+def test_the_page_shows_a_run_until_another_has_something_to_show(handlers, form):
+    run(handlers, form())
+    before, going, seen = handlers.newest("ann"), Going(), set()
+    for change in handlers.run(PARTS, form(), ANN, going):
+        seen |= change.keys()
+        if going.stopped:
+            assert "Stopped before the first step" in change["status"]
+        going.stopped = "Reading" in change.get("status", "")
+    assert seen <= {"seed", "status", "timeline"}, "the page has lost what it showed, and has nothing in its place"
+    assert handlers.newest("ann") == before
+    first = next(change for change in handlers.run(PARTS, form(), ANN) if "view" in change)
+    assert {"film", "kept", "download", "chosen"} <= first.keys()
+    assert first["film"].count('class="frame') == 1
+    assert f'data-run="{handlers.newest("ann")}"' in first["film"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_fault_of_the_server_gets_a_sentence_and_frees_the_device(handlers, form, monkeypatch, late):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("squeeze.ui.show.write_png" if late else "squeeze.ui.handlers.generate", full)
+    changes = []
+    with pytest.raises(OSError, match="No space"):
+        changes.extend(handlers.run(PARTS, form(), ANN))
+    status = whole(changes)["status"]
+    assert "went wrong on the server" in status
+    assert 'data-state="failed"' in status
+    assert not handlers.line.busy
+    assert not late or handlers.choose(PARTS, handlers.newest("ann"), 3, "ann")["chosen"], "its steps are lost"
+
+
+def test_a_stage_without_steps_shows_no_picture_in_a_branch_either(handlers, form):
+    run(handlers, form(counts=(3, 0, 3)))
+    chosen = handlers.choose(PARTS, handlers.newest("ann"), 4, "ann")["chosen"]
+    kept = whole(handlers.branch(PARTS, chosen, form(counts=(3, 0, 3))["timeline"], ANN))["kept"]
+    assert kept.count("<img") == 2
+
+
 def test_who_leaves_during_a_run_is_forgotten(handlers, form):
     changes = handlers.run(PARTS, form(), ANN)
     for _ in range(4):
@@ -95,6 +135,7 @@ def test_verify_is_identical_or_names_what_differs(handlers, form):
     for words in ("old in the recipe", "000000 in the recipe", "1.0 in the recipe"):
         assert words in shown["status"]
     assert not {"recipe", *PARTS.forms.values()} & shown.keys(), "the recipe on the page is no longer what was asked"
+    assert "seed" not in shown, "the next picture would have the recipe's seed"
     same = whole(handlers.verify(PARTS, recipe | {"revision": "old"}, [reference], ANN))
     assert "Identical" in same["status"]
     assert "old in the recipe" in same["status"]

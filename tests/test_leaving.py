@@ -5,11 +5,12 @@ import threading
 import time
 
 import pytest
-from browsing import SLOW, drawn, ended, opened, set_steps, start
+from browsing import SLOW, drawn, ended, opened, pick, set_steps, start
 from measure_page import contents
 from serving import caller, free_port
 from tiny import random_picture
 
+from squeeze.ui.bounds import trim
 from squeeze.ui.page import build, launch
 from squeeze.ui.visits import Visits
 
@@ -76,6 +77,29 @@ def test_files_are_deleted_when_they_are_old(models, monkeypatch, tmp_path):
             assert time.monotonic() < until, f"these stay for ever: {left}"
             time.sleep(0.1)
         assert not list((tmp_path / "files").iterdir()), "their folders stay for ever"
+    finally:
+        blocks.close()
+
+
+def test_no_file_of_a_page_is_forgotten(models, browser, monkeypatch, tmp_path):
+    """An upload, an example, a crop, two pictures and their comparison are all on the list of what gets too old."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
+    blocks = build(models)
+    try:
+        page = asking(launch(blocks, "127.0.0.1", free_port()), browser, tmp_path, steps=2)
+        drawn(page)
+        pick(page)
+        page.click("#looked .crop")
+        page.focus(".cropping .edge >> nth=0")
+        page.keyboard.press("PageDown")
+        before = page.get_attribute("#looked .seen img >> nth=0", "src")
+        page.click(".cropping .use")
+        page.wait_for_function("src => document.querySelector('#looked .seen img').src !== src", arg=before)
+        drawn(page)
+        assert len(contents(tmp_path / "files")) > 4
+        trim(blocks, 0, 0)
+        assert not contents(tmp_path / "files"), "these stay for ever"
+        page.context.close()
     finally:
         blocks.close()
 

@@ -29,7 +29,7 @@ from . import recipes, texts, timeline, views
 from .film import film
 from .line import Ahead, Line, LineError, Place
 from .sent import from_json, kept, path_of, picture_of
-from .show import Parts, Shown, Visitor, begin, show, unchosen, written
+from .show import Parts, Shown, Visitor, asked, reading, show, unchosen, written
 from .visits import Run, Visits
 
 
@@ -102,19 +102,21 @@ class Handlers:
             if None in found:
                 raise RecipeError(recipes.missing(recipe, found, texts.NOT_VERIFIED))
             request = recipes.requested(recipe, self.models.profile, tuple(one.picture for one in found if one))
-            theirs = {parts.recipe, parts.compare, *parts.forms.values()}
+            theirs = {parts.recipe, parts.compare, parts.form["seed"], *parts.forms.values()}
         except (RequestError, RecipeError) as error:
             yield {parts.status: views.status(str(error), "failed")}
             raise sentence(error) from error
         for changes in self.draw(request, parts, visitor, going):
             made = changes.get(parts.recipe)
-            if made is not None:  # the recipe on the page stays the one that was asked for
-                changes = {part: new for part, new in changes.items() if part not in theirs}
+            # the recipe on the page stays the one that was asked for, and the controls are for the next picture
+            changes = {part: new for part, new in changes.items() if part not in theirs}
+            if made is not None:
                 apart = differences(recipe, made)
                 same = made["picture"] == recipe["picture"]
                 line = " ".join([texts.IDENTICAL if same else texts.NOT_IDENTICAL, *apart])
                 changes[parts.status] = views.status(line, "done" if same else "failed")
-            yield changes
+            if changes:
+                yield changes
 
     def draw(
         self, request: Request, parts: Parts, visitor: Visitor, going: Going | None = None, trunk: Run | None = None,
@@ -132,12 +134,13 @@ class Handlers:
         run = None
         try:
             run = self.visits.begin(visitor.session, request, plan(self.models.profile, request)[1], trunk, step)
+            yield asked(run, parts, trunk is not None)
             for ahead in self.line.wait(place):
                 if going.stopped:
                     break
                 yield {parts.status: views.status(waiting(ahead), "busy")}
             if not going.stopped:
-                yield begin(run, parts, trunk is not None)
+                yield reading(run, parts)
                 with closing(self.events(request, place, resume)) as events:
                     for changes in show(events, run, self.visits, visitor, parts):
                         if going.stopped and len(run.latents) < request.steps:
@@ -147,13 +150,16 @@ class Handlers:
         except RequestError as error:  # too little memory, which is known only now
             yield {parts.status: views.status(str(error), "failed")}
             raise sentence(error) from error
+        except Exception:  # a full disk, a fault of the card or of ours: the log has it, and the page does not go on
+            yield {parts.status: views.status(texts.FAILED, "failed")}
+            raise
         finally:
             self.line.leave(place)
             if run is not None:
-                self.visits.settle(visitor.session, run)
+                self.visits.settle(visitor.session, run, step)
         going.over = True
         if not going.finished:
-            drawn = {parts.film: film(run)} if run.frames else {}
+            drawn = {parts.film: film(run)} if len(run.frames) > step else {}
             yield {parts.status: views.status(texts.STOPPED if drawn else texts.LEFT_LINE, "stopped"), **drawn}
 
     def events(self, request: Request, place: Place, resume: Resume | None = None) -> Iterator[Event]:

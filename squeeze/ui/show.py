@@ -62,19 +62,24 @@ class Visitor:
     page: str
 
 
-def begin(run: Run, parts: Parts, branched: bool) -> Shown:
-    """What changes as soon as a run is asked for. A branch puts every control to what it draws, with what held before
-    it, so that Generate draws it again; any other run was asked for with the controls as they are."""
+def asked(run: Run, parts: Parts, branched: bool) -> Shown:
+    """What changes as soon as a run is asked for; what the visitor sets while it waits stays. A branch puts every
+    control to what it draws, with what held before it, so that Generate draws it again; any other run was asked for
+    with the controls as they are."""
     own = controls(run.request, run.counts, parts) if branched else {}
-    return own | {
-        parts.status: views.status(texts.READING, "busy"),
-        parts.kept: views.kept((None, None, None)),
-        parts.form["seed"]: run.request.seed,
-        parts.download: gr.DownloadButton(interactive=False),
-        parts.timeline: {**progress(run.counts, len(run.frames)), **own.get(parts.timeline, {})},
-        parts.film: film(run),
-        **unchosen(parts),
-    }
+    return own | {parts.form["seed"]: run.request.seed}
+
+
+def reading(run: Run, parts: Parts) -> Shown:
+    """What changes when a run's turn has come. What is on the page stays until there is something of its own."""
+    return {
+        parts.status: views.status(texts.READING, "busy"), parts.timeline: progress(run.counts, len(run.frames)),
+    }  # fmt: skip
+
+
+def begun(run: Run, parts: Parts) -> Shown:
+    """What changes with a run's first step besides what changes with each."""
+    return {parts.download: gr.DownloadButton(interactive=False), parts.film: film(run), **unchosen(parts)}
 
 
 def controls(request: Request, counts: Sequence[int], parts: Parts, *, moved: bool | None = None) -> Shown:
@@ -101,7 +106,7 @@ def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, pa
     counts = run.counts
     ends: list[str | None] = [None, None, None]
     for stage in range(len(counts)):  # of a branch, those before it
-        if 0 < sum(counts[: stage + 1]) <= len(run.frames):
+        if counts[stage] and sum(counts[: stage + 1]) <= len(run.frames):
             ends[stage] = run.frames[sum(counts[: stage + 1]) - 1]
     took: list[float] = []  # seconds of each step as the visitor feels them, the way to the page included
     stepped = time.monotonic()
@@ -109,7 +114,7 @@ def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, pa
         if isinstance(event, Encoded):
             unknown = event.unknown_words
             stepped = time.monotonic()
-            yield {parts.status: views.status(texts.READING, "busy", unknown), parts.kept: views.kept(ends)}
+            yield {parts.status: views.status(texts.READING, "busy", unknown)}
         elif isinstance(event, StepDone):
             done = event.step + 1
             took.append(time.monotonic() - stepped)
@@ -124,9 +129,12 @@ def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, pa
                 run.frames.append(uri)
                 alt = f"The picture as foreseen at step {done}"
                 changes[parts.view] = views.picture(uri, alt, "running", done, event.stage)
-                if done == sum(counts[: event.stage + 1]):
+                if end := done == sum(counts[: event.stage + 1]):
                     ends[event.stage] = uri
+                if end or len(took) == 1:
                     changes[parts.kept] = views.kept(ends)
+            if len(took) == 1:
+                changes |= begun(run, parts)
             yield changes
         elif isinstance(event, Finished):
             with written(event) as made:
@@ -141,7 +149,7 @@ def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, pa
                     parts.status: closing(event, run, unknown),
                     parts.download: gr.DownloadButton(value=str(made.path), interactive=True),
                     parts.film: film(run),
-                    parts.compare: gr.skip() if before is None or again else (before, event.image),
+                    parts.compare: gr.skip() if before is None or again else gr.update(value=(before, event.image)),
                     parts.recipe: event.recipe,
                     **recipes.forms(event.recipe, visitor.page, parts.forms),
                 }

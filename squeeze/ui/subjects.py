@@ -78,7 +78,7 @@ def look(handlers: Handlers, sent: Any, size: Sequence[Any], wanted: str | None 
     except RequestError as error:
         gr.Warning(escape(str(error), quote=False))
         return None, views.status(str(error), "failed"), ""
-    shown = gr.skip() if Path(path).suffix.lower() in WEB_FORMATS else looked.picture
+    shown = gr.skip() if Path(path).suffix.lower() in WEB_FORMATS else gr.update(value=looked.picture)
     return shown, said(looked, wanted), check(looked)
 
 
@@ -128,14 +128,14 @@ def back(
     return shown
 
 
-def pick(handlers: Handlers, event: gr.EventData, size: Sequence[Any], wanted: str | None) -> tuple[str, str, str]:
+def pick(handlers: Handlers, event: gr.EventData, size: Sequence[Any], wanted: str | None) -> tuple[Any, str, str]:
     """The example that was clicked, the status line, and what the models get of it; `wanted` as in `look`."""
     index = getattr(event, "index", None)
     if not is_whole(index) or not 0 <= index < len(handlers.examples) or not handlers.examples[index].is_file():
         raise gr.Error(texts.GONE, print_exception=False)
     path = handlers.examples[index]
     looked = _inspected(handlers, path, size)
-    return str(path), said(looked, wanted), check(looked)
+    return gr.update(value=str(path)), said(looked, wanted), check(looked)
 
 
 def crop(
@@ -152,8 +152,8 @@ def crop(
                 continue
             looked = _inspected(handlers, path, size, chosen)
             if tuple(chosen) == WHOLE and Path(path).suffix.lower() in WEB_FORMATS:
-                return path, said(looked, wanted), check(looked), None
-            return looked.picture, said(looked, wanted), check(looked, chosen), (path, chosen)
+                return gr.update(value=path), said(looked, wanted), check(looked), None
+            return gr.update(value=looked.picture), said(looked, wanted), check(looked, chosen), (path, chosen)
     except RequestError as error:
         raise sentence(error) from error
     raise gr.Error(texts.WHOLE_GONE, print_exception=False)

@@ -118,10 +118,11 @@ class Visits:
                 visit.thumbnails.move_to_end(digest)
                 self._bound(session, visit)
 
-    def settle(self, session: str, run: Run) -> None:
-        """Forgets a run that has ended before its first step: the page still shows the one before."""
+    def settle(self, session: str, run: Run, step: int = 0) -> None:
+        """Forgets a run that has ended before a step of its own, where `step` are its trunk's: the page still shows the
+        one before."""
         with self._lock:
-            if (visit := self._visits.get(session)) and not run.latents and run.picture is None:
+            if (visit := self._visits.get(session)) and len(run.latents) <= step and run.picture is None:
                 visit.runs.pop(run.id, None)
 
     def run(self, session: str, name: str) -> Run | None:
