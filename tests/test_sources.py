@@ -192,6 +192,22 @@ def test_what_the_hub_refuses(monkeypatch, files, what):
     assert "\n" not in str(error.value)
 
 
+def test_a_gate_is_met_before_gigabytes_of_something_else_have_come(monkeypatch):
+    asked = []
+
+    def hub(**how):
+        if how.get("local_files_only"):
+            raise LocalEntryNotFoundError("not here")
+        asked.append(how["repo_id"])
+        request = httpx2.Request("GET", f"https://huggingface.co/{how['repo_id']}")
+        raise GatedRepoError("403", response=httpx2.Response(403, request=request))
+
+    monkeypatch.setattr(sources, "snapshot_download", hub)
+    with pytest.raises(LoadError, match="accept its licence"):
+        sources.locate(PROFILES["paper"], {})
+    assert asked == ["black-forest-labs/FLUX.1-dev"]
+
+
 def test_what_the_hub_refuses_in_its_own_wrapping(monkeypatch):
     """Of a token without the right, or too many requests, huggingface_hub says only that nothing is in the cache."""
 

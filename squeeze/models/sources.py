@@ -69,7 +69,8 @@ def locate(profile: Profile, revisions: Mapping[str, str]) -> dict[str, Located]
     sources = {
         name: replace(source, revision=revisions.get(source.repo, source.revision)) for name, source in sources.items()
     }
-    roots = {repo: _fetched(repo, sources) for repo in dict.fromkeys(source.repo for source in sources.values())}
+    repos = reversed(dict.fromkeys(source.repo for source in sources.values()))  # a gated DiT before an open MLLM's GBs
+    roots = {repo: _fetched(repo, sources) for repo in repos}
     return {name: _on_hub(source, roots[source.repo]) for name, source in sources.items()}
 
 
