@@ -11,7 +11,7 @@ from serving import caller, free_port
 from tiny import random_picture
 
 from squeeze.ui.bounds import trim
-from squeeze.ui.page import build, launch
+from squeeze.ui.page import SESSIONS, build, launch
 from squeeze.ui.visits import Visits
 
 
@@ -111,6 +111,7 @@ def test_a_visit_does_not_grow_with_every_picture(models, browser, monkeypatch, 
         page = asking(launch(blocks, "127.0.0.1", free_port()), browser, tmp_path, steps=3)
         for _ in range(2):
             drawn(page)
+        assert blocks.app.state_holder.capacity == SESSIONS
         states, until = list(blocks.app.state_holder.session_data.values()), time.monotonic() + SLOW / 1000
         assert states
         while copies := [set(state.blocks_config.blocks) - set(blocks.blocks) for state in states if state]:
