@@ -16,20 +16,20 @@ from .request import RequestError
 MOST_SEED = 999_999_999
 
 
-def numbers(text: str) -> tuple[int | float | str, ...]:
+def _numbers(text: str) -> tuple[int | float | str, ...]:
     """Numbers as they were written; what they are is judged by Request, with a sentence."""
     return tuple(number(part) for part in text.split(","))
 
 
 def _balance(text: str) -> tuple[int | float | str, ...]:
     """A preset's balances or three numbers."""
-    return PRESETS.get(text) or numbers(text)
+    return PRESETS.get(text) or _numbers(text)
 
 
 ASKED: dict[str, tuple[Callable[[str], Any], str]] = {
     "balance": (_balance, "three numbers from 0 to 1, or a preset: " + ", ".join(PRESETS)),
     "steps": (number, "whole steps"),
-    "stage_steps": (numbers, "whole steps of the three stages, for example 12,7,6"),
+    "stage_steps": (_numbers, "whole steps of the three stages, for example 12,7,6"),
     "cfg": (number, "true classifier-free guidance, 1 = off"),
     "eta": (number, "how much of each step's noise is drawn anew, 0 to 1"),
 }

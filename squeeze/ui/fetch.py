@@ -7,6 +7,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from html import escape
 from pathlib import Path
 from urllib.parse import urljoin
@@ -32,23 +33,23 @@ def fetching(page: gr.Blocks) -> Callable[[str, str], Awaitable[str]]:
     async def fetch(url: str, cache_dir: str) -> str:
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(dir=cache_dir))
-        try:
-            name = strip_invalid_filename_characters(Path(httpx.URL(url).path).name) or "picture"
-            async with asyncio.timeout(SLOWEST):
-                with open(place / name, "wb") as file:
-                    async for chunk in _read(url):
-                        file.write(chunk)
-                        if file.tell() > MAX_BYTES:
-                            raise _TooLarge
-        except BaseException as error:
-            shutil.rmtree(place)
-            if isinstance(error, _TooLarge):
+        with ExitStack() as unless_kept:
+            unless_kept.callback(shutil.rmtree, place)
+            try:
+                name = strip_invalid_filename_characters(Path(httpx.URL(url).path).name) or "picture"
+                async with asyncio.timeout(SLOWEST):
+                    with open(place / name, "wb") as file:
+                        async for chunk in _read(url):
+                            file.write(chunk)
+                            if file.tell() > MAX_BYTES:
+                                raise _TooLarge
+            except _TooLarge as error:
                 raise _refused(texts.TOO_LARGE, url, limit=MAX_BYTES // 1_000_000) from error
-            if isinstance(error, TimeoutError):
+            except TimeoutError as error:
                 raise _refused(texts.TOO_SLOW, url, limit=round(SLOWEST)) from error
-            if isinstance(error, httpx.HTTPError | httpx.InvalidURL | ValueError | OSError):
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
                 raise _refused(texts.NOT_FETCHED, url) from error
-            raise
+            unless_kept.pop_all()
         page.upload_file_set.add(str(place / name))
         return str(place / name)
 

@@ -34,9 +34,7 @@ from .timeline import timeline
 HERE = Path(__file__).parent
 EXAMPLES = ASSETS / "examples"
 HISTORY_KEY = "squeeze-history"
-SESSIONS = (
-    1000  # visits of which gradio keeps some 200 kB each, those not seen for longest forgotten; its own is 10,000
-)
+SESSIONS = 1000  # visits that gradio remembers, the latest ones, with some 200 kB for each; its own bound is 10,000
 
 PICK = """element.addEventListener('click', (click) => {
     const button = click.target.closest('button');

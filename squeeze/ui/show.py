@@ -77,9 +77,12 @@ def reading(run: Run, parts: Parts) -> Shown:
     }  # fmt: skip
 
 
-def begun(run: Run, parts: Parts) -> Shown:
-    """What changes with a run's first step besides what changes with each."""
-    return {parts.download: gr.DownloadButton(interactive=False), parts.film: film(run), **unchosen(parts)}
+def begun(run: Run, parts: Parts, ends: Sequence[str | None]) -> Shown:
+    """What changes with a run's first step besides what changes with each; `ends` are the stages' pictures so far."""
+    return {
+        parts.kept: views.kept(ends), parts.download: gr.DownloadButton(interactive=False), parts.film: film(run),
+        **unchosen(parts),
+    }  # fmt: skip
 
 
 def controls(request: Request, counts: Sequence[int], parts: Parts, *, moved: bool | None = None) -> Shown:
@@ -129,12 +132,11 @@ def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, pa
                 run.frames.append(uri)
                 alt = f"The picture as foreseen at step {done}"
                 changes[parts.view] = views.picture(uri, alt, "running", done, event.stage)
-                if end := done == sum(counts[: event.stage + 1]):
+                if done == sum(counts[: event.stage + 1]):
                     ends[event.stage] = uri
-                if end or len(took) == 1:
                     changes[parts.kept] = views.kept(ends)
             if len(took) == 1:
-                changes |= begun(run, parts)
+                changes |= begun(run, parts, ends)
             yield changes
         elif isinstance(event, Finished):
             with written(event) as made:

@@ -34,8 +34,9 @@ class Subject:
     uncropped: gr.State
 
     def shows(self, picture: Any, looked: str) -> dict[Any, Any]:
-        """The changes that put a picture, a path or nothing into the box. As an update, since gradio makes the next
-        yield of a run out of this one, in place: a bare file would lose its path in the browser."""
+        """The changes that put a picture, a path or nothing into the box. As an update, here and below, since gradio
+        makes the next yield of a run out of this one, in place: a bare file would lose its path in the browser. And
+        what it writes of a bare one may be on no list, so that bounds.py would never delete it."""
         return {self.picture: gr.update(value=picture), self.looked: looked}
 
 
