@@ -56,6 +56,16 @@ def test_batch_equals_alone():
     assert torch.allclose(together, alone, atol=1e-5), "a picture depends on its neighbours in the batch"
 
 
+def test_a_training_in_bfloat16_sees_the_same_pictures():
+    generator = torch.Generator().manual_seed(7)
+    toys, views = draw_toys(4, generator), draw_scenes(4, generator)
+    drawn = render(toys, views)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = render(toys, views)
+    assert torch.equal(within.pixels, drawn.pixels)
+    assert torch.equal(within.cells, drawn.cells)
+
+
 @pytest.mark.parametrize("body", range(len(COLOURS)))
 def test_body_colour_is_seen(body: int):
     toys, views = one_toy(1, body=body), scenes([180.0])

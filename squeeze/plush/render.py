@@ -173,9 +173,12 @@ class Rendered:
 
 def render(toys: Toys, scenes: Scenes, size: int = 64, supersample: int = 2, chunk: int | None = None) -> Rendered:
     """Draws a batch of toys in their scenes, orthographic, Lambert-shaded, antialiased by supersampling; `chunk` at a
-    time."""
-    chunk = chunk or (16 if toys.shape.device.type == "cpu" else 256)  # few fit a CPU's cache, many keep a card busy
-    parts = [_render(toys[i : i + chunk], scenes[i : i + chunk], size, supersample) for i in range(0, len(toys), chunk)]
+    time. In float32 whatever autocast says: in bfloat16 pupils come and go, and outlines fray."""
+    device = toys.shape.device.type
+    chunk = chunk or (16 if device == "cpu" else 256)  # few fit a CPU's cache, many keep a card busy
+    starts = range(0, len(toys), chunk)
+    with torch.autocast(device, enabled=False):
+        parts = [_render(toys[i : i + chunk], scenes[i : i + chunk], size, supersample) for i in starts]
     return Rendered(pixels=torch.cat([p.pixels for p in parts]), cells=torch.cat([p.cells for p in parts]))
 
 
