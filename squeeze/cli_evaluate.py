@@ -23,7 +23,10 @@ from .request import RequestError
 WAIT = datetime.timedelta(days=30)  # that a process which is done waits for the others; torch's own is minutes
 TABLE_NAMES = ("thresholds", "conditions", "late_text", "eta", "sweep", "aggregation", "layers", "training")
 CASES = 200  # of `plush` and of each row of a table
-UNUSED = {"photos": ("n", "out"), "parts": ("out", "sheet", *ASKED)}  # what these ways of `plush` have no use for
+UNUSED = {  # what these ways of `plush` have no use for
+    "photos": ("n", "out", "needs_picture"),
+    "parts": ("out", "needs_picture", "sheet", *ASKED),
+}
 
 
 def add_evaluate(commands: Any) -> None:
@@ -39,6 +42,9 @@ def add_evaluate(commands: Any) -> None:
     instead.add_argument("--photos", type=Path, help="draw from the photos of a DreamBench folder instead")
     instead.add_argument(
         "--selection", action="store_true", help="the cases kept for choosing weights and settings, no others"
+    )
+    toys.add_argument(
+        "--needs-picture", action="store_true", default=None, help="only cases whose prompts need the picture"
     )
     toys.add_argument("--sheet", type=Path, help="write references and pictures side by side as a PNG")
     toys.add_argument("--weights", type=Path, help="a folder of weights in place of the profile's own")
@@ -114,13 +120,14 @@ def _plush(options: argparse.Namespace) -> int:
         request = default_request(models.profile, prompt="toy", references=(blank,), **asked)
         request.checked(models.profile.limits)  # what cannot be drawn marks no folder
         records.claim({"benchmark": "plush"} | made | plush.settings(models.profile, asked))
-    drawn = []
-    for result in plush.evaluate(models, probe, count, records=records, **asked):
+    drawn, needing = [], bool(options.needs_picture)
+    for result in plush.evaluate(models, probe, count, needing=needing, records=records, **asked):
         drawn.append(result)
         _progress(len(drawn), count)
     figures = made | plush.summary(drawn) | likeness(probe, [one.picture for one in drawn], models.profile.size)
-    turned = list(plush.evaluate(models, probe, max(1, count // 4), free=True, records=records, **asked))
-    figures["copy_paste"] = plush.copy_paste(turned)
+    if not needing:  # a prompt that leaves the facing open needs no picture
+        turned = list(plush.evaluate(models, probe, max(1, count // 4), free=True, records=records, **asked))
+        figures["copy_paste"] = plush.copy_paste(turned)
     print(json.dumps(figures) if options.json else plush.as_markdown(figures))
     _write_sheet(options.sheet, drawn)
     return 0

@@ -150,7 +150,8 @@ def test_mcp_offers_the_two_endpoints(agents):
     assert tools[1]["description"].startswith("Read the recipe in a PNG")
     assert tools[0]["description"].startswith("Draw the subject of a reference picture")
     fields = tools[0]["inputSchema"]["properties"]
-    assert {field["type"] for field in fields.values()} <= {"string", "number", "array"}, "not a JSON schema's types"
+    types = {one["type"] for field in fields.values() for one in field.get("anyOf", [field])}
+    assert types == {"string", "number", "array", "null"}, "not a JSON schema's types"
     assert set(tools[0]["inputSchema"]["required"]) == {"reference", "prompt"}
 
 
@@ -165,6 +166,17 @@ def test_an_agent_gets_picture_and_recipe(agents, progress):
     with urllib.request.urlopen(address["text"].removeprefix("Image URL: ")) as png:  # the one inside has no recipe
         assert read_png(io.BytesIO(png.read()))["seed"] == 7
     assert json.loads(recipe["text"])["seed"] == 7
+
+
+def test_an_agent_draws_what_a_recipe_says(agents):
+    """A recipe has null where the model has no such thing, or the profile's borders hold."""
+    reference = f"data:image/png;base64,{base64.b64encode(EXAMPLE.read_bytes()).decode()}"
+    fields = agents("tools/list")["tools"][0]["inputSchema"]["properties"]
+    nothing = dict.fromkeys(fields.keys() - {"more"})
+    asked = nothing | {"reference": reference, "prompt": "in the snow", "steps": 2}
+    answer = agents("tools/call", name="generate", arguments=asked)
+    assert not answer["isError"], answer["content"][0]["text"]
+    assert json.loads(answer["content"][2]["text"])["steps"] == 2
 
 
 @pytest.mark.parametrize("progress", [{"_meta": {"progressToken": 1}}, {}], ids=["told of progress", "told nothing"])

@@ -136,6 +136,23 @@ def test_another_probe_judges_the_pictures_that_are_kept(generations, tmp_path, 
     assert capsys.readouterr().out == second
 
 
+def test_only_cases_that_need_the_picture(generations, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    assert main([*COMMAND, *out, "--n", "40"]) == 0
+    every, prompts = json.loads(capsys.readouterr().out)["needs_picture"], generations[:40]
+    assert 0 < every["cases"] < 40
+    generations.clear()
+    assert main([*COMMAND, *out, "--needs-picture", "--n", str(every["cases"])]) == 0
+    only = json.loads(capsys.readouterr().out)
+    assert generations == [], "cases that were kept by a run of all were drawn again"
+    assert only["needs_picture"] == every
+    assert only["cases"] == every["cases"]
+    assert "copy_paste" not in only
+    assert main([*COMMAND, "--needs-picture", "--n", str(every["cases"])]) == 0
+    assert len(generations) == every["cases"], "a case that does not need the picture was drawn"
+    assert [one for one in prompts if one in set(generations)] == generations
+
+
 def test_cases_for_choosing_are_others(tmp_path, capsys):
     said, shown = [], []
     for more in ([], ["--selection"]):
@@ -214,6 +231,7 @@ def test_a_probe_that_does_not_serve_gets_a_sentence(damage, tmp_path, capsys):
         (["--parts", "--cfg", "2"], "--cfg has no use with --parts"),
         (["--parts", "--stage-steps", "9,9,7"], "--stage-steps has no use with --parts"),
         (["--parts", "--sheet", "a.png"], "--sheet has no use with --parts"),
+        (["--parts", "--needs-picture"], "--needs-picture has no use with --parts"),
         (["--n", "0"], "at least 1, not 0"),
         (["--sheet", "a.jpg"], "ends in .png"),
         (["--weights", "nowhere"], "there is no folder nowhere"),

@@ -8,6 +8,7 @@ own.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -61,20 +62,25 @@ class Drawn:
 
 
 def evaluate(
-    models: Models, probe: Probe, count: int, free: bool = False, records: Records | None = None,
-    seed: int = CASES_SEED, **asked: Any,
+    models: Models, probe: Probe, count: int, free: bool = False, needing: bool = False,
+    records: Records | None = None, seed: int = CASES_SEED, **asked: Any,
 ) -> Iterator[Drawn]:  # fmt: skip
     """Draws the first `count` held-out cases of `seed` with the profile's defaults, changed by `asked` (fields of
-    Request); with `free` the prompts leave the facing open, so that it shows whether it is copied from the reference.
-    With `records` each case is kept at once, and those kept before are not drawn again; what was judged by other rules
-    or another probe is judged anew."""
-    judge = _judge(probe)
-    for first in range(0, count, BLOCK):
-        cases = held_out(min(BLOCK, count - first), (seed + 3 if free else seed) + 100 * (first // BLOCK))
+    Request); with `free` the prompts leave the facing open, so that it shows whether it is copied from the reference,
+    with `needing` cases whose prompts do not need the picture are passed over. With `records` each case is kept at
+    once, and those kept before are not drawn again; what was judged by other rules or another probe is judged anew."""
+    judge, left = _judge(probe), count
+    for first in itertools.count(0, BLOCK):
+        cases = held_out(BLOCK if needing else min(BLOCK, left), (seed + 3 if free else seed) + 100 * (first // BLOCK))
         if free:
             rng = random.Random(seed + first)
             cases = replace(cases, wishes=[_without_facing(wish, rng) for wish in cases.wishes])
-        yield from _block(models, probe, judge, cases, first, "free" if free else "told", records, asked)
+        kind = "free" if free else "told"
+        for drawn in itertools.islice(_block(models, probe, judge, cases, first, kind, needing, records, asked), left):
+            yield drawn
+            left -= 1
+        if not left:
+            return
 
 
 def settings(profile: Profile, asked: dict[str, Any]) -> dict[str, Any]:
@@ -100,14 +106,19 @@ def _judge(probe: Probe) -> str:
 
 
 def _block(
-    models: Models, probe: Probe, judge: str, cases: Case, first: int, kind: str, records: Records | None,
-    asked: dict[str, Any],
+    models: Models, probe: Probe, judge: str, cases: Case, first: int, kind: str, needing: bool,
+    records: Records | None, asked: dict[str, Any],
 ) -> Iterator[Drawn]:  # fmt: skip
     size = models.profile.size
     drawn = render(cases.toys, cases.references, size)
     references, known = drawn.pixels, visible(cases.toys, drawn)
     seen = visible(cases.toys, render(cases.toys, cases.targets, size))
     for case, wish in enumerate(cases.wishes):
+        shown = {name: bool(told[case]) for name, told in known.items()}
+        unanswerable = _unanswerable(cases, case, shown)
+        needs = bool(wish.needs_picture - unanswerable)
+        if needing and not needs:
+            continue
         reference, number = to_picture(references[case : case + 1] * 2 - 1), first + case
         name = f"{kind}/{number:05}"
         picture, result = _kept(records, name) if records else (None, {})
@@ -123,14 +134,12 @@ def _block(
                     write_png(picture, done.recipe, part)
         if result.get("judge") != judge:
             read = probe.read(to_tensor(picture))
-            shown = {name: bool(told[case]) for name, told in known.items()}
             keeps = [name for name in IDENTITY if shown[name] and seen[name][case]]
-            unanswerable = _unanswerable(cases, case, shown)
             result = {
                 "picture": result["picture"],
                 "judge": judge,
                 "right": _right(read, cases, case, keeps, unanswerable),
-                "needs_picture": bool(wish.needs_picture - unanswerable),
+                "needs_picture": needs,
                 "copied": near_copy(picture, reference),
                 "turned": float(degrees_between(read.azimuth, cases.references.azimuth[case])[0]),
                 "off": float((read.proportions[0] - cases.toys.shape[case, PROPORTIONS]).abs().mean()),

@@ -21,9 +21,7 @@ def endpoints(handlers: Handlers) -> None:
         more = gr.File(label="Further reference pictures, where the model takes several", file_count="multiple")
         more.data_model = SentSeveral
         _listed(Sent.model_json_schema(), more)
-        fields = {
-            "reference": reference,
-            "prompt": gr.Textbox(label="Prompt"),
+        optional = {
             "balance": _listed(NUMBER, gr.JSON(list(profile.balance), label="Balance of the three stages")),
             "steps": gr.Number(profile.steps, label="Steps"),
             "cfg": gr.Number(profile.cfg, label="CFG, 1 = off"),
@@ -41,8 +39,9 @@ def endpoints(handlers: Handlers) -> None:
                 {"type": "array", "items": NUMBER},
                 gr.JSON([], label="Of a branched run: steps and balances before each branch"),
             ),
-            "more": more,
         }
+        fields = {"reference": reference, "prompt": gr.Textbox(label="Prompt")}
+        fields |= {name: _or_null(field) for name, field in optional.items()} | {"more": more}
         outputs = [gr.File(label="PNG"), gr.JSON(label="Recipe")]
         gr.Button().click(
             handlers.generate, inputs_kwargs=fields, outputs=outputs, api_name="generate", api_visibility="public",
@@ -59,5 +58,14 @@ def endpoints(handlers: Handlers) -> None:
 def _listed(items: dict[str, Any], field: gr.components.Component) -> gr.components.Component:
     """The field as one that takes a list of `items`, a JSON schema. Gradio's own of any JSON is {}, and that of several
     files refers to a part that MCP does not have."""
-    field.api_info = lambda: {"type": "array", "items": items}  # in no class of our own, whose files gradio looks for
+    return _told(field, {"type": "array", "items": items})
+
+
+def _or_null(field: gr.components.Component) -> gr.components.Component:
+    """The field as one that may be null, as it is in recipes: MCP refuses what the schema does not name."""
+    return _told(field, {"anyOf": [field.api_info(), {"type": "null"}]})
+
+
+def _told(field: gr.components.Component, schema: dict[str, Any]) -> gr.components.Component:
+    field.api_info = lambda: schema  # in no class of our own, whose files gradio looks for
     return field
