@@ -26,6 +26,7 @@ from .events import Encoded, Finished, StepDone
 from .files import WriteError, whole, write_text
 from .images import content_hash, open_picture
 from .models.aggregation import MODES
+from .models.failures import reason, trouble
 from .models.loading import LoadError
 from .models.profiles import PROFILES, find_profile
 from .pipeline import default_request, generate
@@ -50,6 +51,12 @@ PHASES_ONLY = {
     "compile": False, "singles": None, "critic": None, "mode": "dla", "layers": "all", "dropout": (0.15, 0.15),
     "size": None,
 }  # fmt: skip
+
+UNTRAINED = {  # where the device fails a training, see models/failures.py
+    "memory": "The device has too little memory for this training. Give a smaller --batch; what {out} kept is gone on "
+    "from by --resume {out}.",
+    "device": "The device failed: {reason}. What {out} kept is gone on from by --resume {out}.",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -226,7 +233,7 @@ def _train(options: argparse.Namespace) -> int:
         return 2
     check_writable(options.out / "training.json")
     try:
-        train_plush(
+        last = train_plush(
             options.part, options.out, command=_command(), minutes=options.minutes, steps=options.steps,
             resume=options.resume, device=options.device, seed=options.seed, rate=options.rate, batch=options.batch,
             compiled=options.compile, singles=options.singles, critic=options.critic,
@@ -234,6 +241,17 @@ def _train(options: argparse.Namespace) -> int:
         )  # fmt: skip
     except DivergedError as error:
         print(error, file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if (kind := trouble(error)) is None:
+            raise
+        print(UNTRAINED[kind].format(reason=reason(error), out=options.out), file=sys.stderr)
+        return 2
+    if last is None:
+        print(
+            f"Nothing was trained: {options.resume} is at step {options.steps} or beyond already, and --steps is the "
+            f"number of the last step. Give a higher one.", file=sys.stderr,
+        )  # fmt: skip
         return 2
     return 0
 

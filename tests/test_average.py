@@ -42,7 +42,7 @@ def test_every_weight_is_the_mean_and_the_record_tells_of_what(trainings: tuple[
     assert told["revision"] == revision(tmp_path / "mean")
 
 
-@pytest.mark.parametrize("how", ["alone", "none", "rubbish", "built otherwise"])
+@pytest.mark.parametrize("how", ["alone", "none", "rubbish", "built otherwise", "record"])
 def test_what_has_no_mean(trainings: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str):
     one, other = trainings
     if how == "none":
@@ -51,6 +51,8 @@ def test_what_has_no_mean(trainings: tuple[Path, Path], tmp_path: Path, capsys: 
         (other / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"rubbish")
     if how == "built otherwise":
         make_aggregation("single_lap").save_pretrained(other / "aggregation")
+    if how == "record":
+        (one / "training.json").write_text("[]")
     folders = [one] if how == "alone" else [one, other]
     assert main(["average", *map(str, folders), "--out", str(tmp_path / "mean")]) == 2
     said = capsys.readouterr().err
@@ -58,6 +60,7 @@ def test_what_has_no_mean(trainings: tuple[Path, Path], tmp_path: Path, capsys: 
         "alone": "A mean takes two folders or more. Name another.",
         "none": f"There is no transformer/ in {other}. Name folders that phase1 or phase2 wrote",
         "rubbish": f"The weights in {other / 'transformer'} are damaged or incomplete",
+        "record": f"{one / 'training.json'} is damaged.",
         "built otherwise": f"The model in {other / 'aggregation'} is not built as the one in {one / 'aggregation'}.",
     }[how] in said
     assert said.count("\n") == 1

@@ -14,6 +14,8 @@ from squeeze.training.loop import fit
 from squeeze.training.parts import VaePart
 from squeeze.training.run import make_part
 
+SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "plush"
+
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch):
@@ -185,6 +187,61 @@ def test_a_diverged_training_ends_with_a_sentence(tmp_path: Path, capsys, monkey
     monkeypatch.setattr(VaePart, "loss", lambda self, step: self.model.encoder.conv_in.weight.sum() * float("inf"))
     assert train(tmp_path, "--steps", "1") == 2
     assert "Start again with a --rate below 0.0015." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "too little memory for this training. Give a smaller --batch"),
+        (RuntimeError("CUDA error: an illegal memory access"), "The device failed: CUDA error: an illegal memory"),
+    ],
+)
+def test_a_device_that_fails_a_training(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, error, says):
+    loss = VaePart.loss
+
+    def failing(part: VaePart, step: int) -> torch.Tensor:
+        if step == 1:
+            raise error
+        return loss(part, step)
+
+    monkeypatch.setattr(VaePart, "loss", failing)
+    assert train(tmp_path, "--steps", "3") == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert f"--resume {tmp_path}" in said
+    assert "Traceback" not in said
+    monkeypatch.setattr(VaePart, "loss", loss)
+    assert train(tmp_path, "--steps", "3", "--resume", str(tmp_path)) == 0
+
+
+def test_other_errors_are_not_the_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def wrong(part: VaePart, step: int) -> torch.Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(VaePart, "loss", wrong)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        train(tmp_path, "--steps", "1")
+
+
+def test_steps_that_are_done_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert train(tmp_path, "--steps", "2") == 0
+    capsys.readouterr()
+    assert train(tmp_path, "--steps", "2", "--resume", str(tmp_path)) == 2
+    assert f"Nothing was trained: {tmp_path} is at step 2 or beyond already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"runs": {}}', '{"runs": [], "thresholds": 7}'])
+def test_a_damaged_record_is_found_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str):
+    (tmp_path / "training.json").write_text(text)
+    assert train(tmp_path, "--steps", "1") == 2
+    assert f"{tmp_path / 'training.json'} is damaged" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["training.json"]
+
+
+@pytest.mark.parametrize("flags", [["--mode", "last_layer"], ["--layers", "early"]])
+def test_weights_that_are_trained_on_stay_what_they_are(refused, flags: list[str]):
+    said = refused("--part", "phase2", "--steps", "1", "--resume", str(SHIPPED), *flags)
+    assert f"The aggregation in {SHIPPED} was trained otherwise" in said
 
 
 def test_a_file_where_the_weights_should_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

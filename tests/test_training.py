@@ -1,5 +1,6 @@
 """The trainers: batches depend on the step alone, a resumed run equals an uninterrupted one, losses mean something."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from tiny import furthest
 from transformers import InternVLForConditionalGeneration
 
+from squeeze.cli_checks import MOST_SEED
 from squeeze.files import WriteError
 from squeeze.models.mllm import Mllm
 from squeeze.models.parts import read_map
@@ -19,7 +21,7 @@ from squeeze.models.sources import LoadError, revision
 from squeeze.training import critic, parts, phases, preview
 from squeeze.training import mllm as mllm_module
 from squeeze.training.critic import CriticPart
-from squeeze.training.data import Pool, draw_cases, draw_labelled, to_unit
+from squeeze.training.data import Pool, chunk_seed, draw_cases, draw_labelled, to_unit
 from squeeze.training.loop import DivergedError, Ema, Schedule, fit, learning_rate, read_start, save_bf16
 from squeeze.training.mllm import IGNORED, MllmPart, make_mllm
 from squeeze.training.objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
@@ -210,6 +212,28 @@ def test_stopping_writes_a_checkpoint(tmp_path: Path):
     assert torch.load(tmp_path / "checkpoint-probe.pt", weights_only=True)["step"] == 3
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_within_a_step_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: signal.Signals):
+    """Else the checkpoint would hold the weights of one step under the number of another."""
+    update, before = Ema.update, signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def stopped(ema: Ema, model: torch.nn.Module, step: int) -> None:
+        if step == 2:
+            signal.raise_signal(stop)
+        update(ema, model, step)
+
+    monkeypatch.setattr(Ema, "update", stopped)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(fit(Pulled(target=1.0, start=0.0), tmp_path, steps=9))
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    kept = torch.load(tmp_path / "checkpoint-pulled.pt", weights_only=True)
+    assert kept["step"] == 3
+    assert kept["optimiser"]["state"][0]["step"] == 3
+
+
 def test_a_diverged_loss_says_so(tmp_path: Path):
     part = make("probe")
     part.loss = lambda step: part.model.cells.weight.sum() * float("nan")
@@ -228,6 +252,14 @@ def test_a_gradient_that_is_no_number_leaves_the_weights_of_the_step_before(tmp_
     assert kept["step"] == 3
     assert kept["model"]["weight"].isfinite().all()
     assert kept["ema"]["weight"].isfinite().all()
+
+
+def test_seeds_share_no_samples():
+    wide = [0, 1, 2**22, 2**23, 2**29, MOST_SEED]  # torch's generator takes 32 bits of a seed
+    seeds = [chunk_seed(part, seed, index) for part in (1, 4) for seed in wide for index in range(100)]
+    assert len(set(seeds)) == len(seeds)
+    first = [torch.rand(3, generator=torch.Generator().manual_seed(one)) for one in seeds]
+    assert len({tuple(one.tolist()) for one in first}) == len(seeds)
 
 
 def test_pool_slides_and_depends_on_the_step_alone():

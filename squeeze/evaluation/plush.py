@@ -30,7 +30,7 @@ from ..plush.render import render, visible
 from ..plush.world import FACINGS, PROPORTIONS, facing_of
 from ..recipe import OPTIONS, write_png
 from ..request import RequestError
-from ..training.data import IDENTITY, Case, draw_cases
+from ..training.data import IDENTITY, Case, draw_cases, unanswerable
 from .intervals import interval, mean_interval
 from .records import Records
 
@@ -115,8 +115,8 @@ def _block(
     seen = visible(cases.toys, render(cases.toys, cases.targets, size))
     for case, wish in enumerate(cases.wishes):
         shown = {name: bool(told[case]) for name, told in known.items()}
-        unanswerable = _unanswerable(cases, case, shown)
-        needs = bool(wish.needs_picture - unanswerable)
+        unknown = unanswerable(cases, case, shown["belly"])
+        needs = bool(wish.needs_picture - unknown)
         if needing and not needs:
             continue
         reference, number = to_picture(references[case : case + 1] * 2 - 1), first + case
@@ -138,7 +138,7 @@ def _block(
             result = {
                 "picture": result["picture"],
                 "judge": judge,
-                "right": _right(read, cases, case, keeps, unanswerable),
+                "right": _right(read, cases, case, keeps, unknown),
                 "needs_picture": needs,
                 "copied": near_copy(picture, reference),
                 "turned": float(degrees_between(read.azimuth, cases.references.azimuth[case])[0]),
@@ -150,20 +150,13 @@ def _block(
         yield Drawn(case=number, prompt=wish.text, reference=reference, picture=picture, **told_of)
 
 
-def _unanswerable(cases: Case, case: int, shown: dict[str, bool]) -> frozenset[str]:
-    """What a prompt asks for that the reference does not tell: a hat of the belly's colour, seen from behind."""
-    wish = cases.wishes[case]
-    of_belly = "hat" in wish.needs_picture and wish.hat != int(cases.toys.body[case]) + 1
-    return frozenset({"hat"} if of_belly and not shown["belly"] else ())
-
-
 def _right(
-    read: Reading, cases: Case, case: int, keeps: Sequence[str], unanswerable: frozenset[str]
+    read: Reading, cases: Case, case: int, keeps: Sequence[str], unknown: frozenset[str]
 ) -> dict[str, bool | None]:
     """Which attributes are right, see Drawn; `keeps` are those of the toy that can be both known and shown."""
     right: dict[str, bool | None] = dict.fromkeys((*PROMPT, *IDENTITY))
     for name in PROMPT:
-        if (wanted := getattr(cases.wishes[case], name)) is not None and name not in unanswerable:
+        if (wanted := getattr(cases.wishes[case], name)) is not None and name not in unknown:
             right[name] = _reads(read, name) == wanted
     for name in keeps:
         right[name] = _reads(read, name) == int(getattr(cases.toys, name)[case])

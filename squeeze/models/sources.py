@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx2
 import torch
@@ -103,14 +103,24 @@ def revision(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `training.json` in a folder of weights tells of their trainings, at least `runs` and `thresholds`, both
+    empty where there is none. Raises LoadError where it is damaged."""
+    path = folder / "training.json"
+    try:
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        kept = {"runs": [], "thresholds": {}} | kept
+        if not isinstance(kept["runs"], list) or not isinstance(kept["thresholds"], dict):
+            raise ValueError("runs is a list, thresholds an object")
+    except (OSError, ValueError, TypeError) as error:
+        raise LoadError(f"{path} is damaged. Restore it from the project's repository, or remove it.") from error
+    return kept
+
+
 def check_size(profile: Profile) -> None:
     """Raises LoadError where the record beside an embedded model's weights says that they were trained for pictures of
     another size than the profile's, which the schedule's shift tells."""
-    path = profile.folder / "training.json"
-    try:
-        shift = json.loads(path.read_text()).get("thresholds", {}).get("shift") if path.exists() else None
-    except (OSError, ValueError, AttributeError) as error:
-        raise LoadError(f"{path} is damaged. Restore it from the project's repository, or remove it.") from error
+    shift = read_record(profile.folder)["thresholds"].get("shift")
     if shift not in (None, profile.shift):
         raise LoadError(
             f"The weights in {profile.folder} were trained for pictures of another size than {profile.size} x "

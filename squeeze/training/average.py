@@ -15,7 +15,7 @@ from diffusers import FluxTransformer2DModel
 from ..files import write_text
 from ..models.aggregation import Aggregation
 from ..models.parts import read_model
-from ..models.sources import LoadError, Located, read_part, revision
+from ..models.sources import LoadError, Located, read_part, read_record, revision
 from .loop import save_bf16
 
 PARTS: dict[str, Any] = {"aggregation": Aggregation, "transformer": FluxTransformer2DModel}
@@ -33,8 +33,7 @@ def average(folders: Sequence[Path], out: Path, command: str) -> None:
             if not (folder / name / "config.json").is_file():
                 raise LoadError(f"There is no {name}/ in {folder}. {OTHERS}")
     means = {name: _mean([folder / name for folder in folders], kind) for name, kind in PARTS.items()}
-    record = folders[0] / "training.json"
-    kept = json.loads(record.read_text()) if record.is_file() else {"runs": []}
+    kept = read_record(folders[0])
     for name, mean in means.items():
         save_bf16(mean, out / name)
     kept["runs"].append({

@@ -3,6 +3,7 @@ step."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -75,14 +76,27 @@ def truth(toys: Toys, scenes: Scenes, drawn: Rendered) -> Chunk:
     return told | {name: torch.where(seen[name], getattr(toys, name), -1) for name in IDENTITY}
 
 
+def unanswerable(case: Case, number: int, belly: bool) -> frozenset[str]:
+    """What prompt `number` asks for that its reference does not tell: a hat of the belly's colour where no `belly` is
+    shown."""
+    wish = case.wishes[number]
+    of_belly = "hat" in wish.needs_picture and wish.hat != int(case.toys.body[number]) + 1
+    return frozenset({"hat"} if of_belly and not belly else ())
+
+
 def wanted(case: Case, references: Rendered, told: Chunk) -> Chunk:
     """Of what the target pictures show, `told` as from `truth`, that which can be known beforehand: of the toy what
-    its reference shows, of the scene what the prompt names. The same indices, -1 elsewhere; the azimuth NaN
+    its reference shows, of the scene what prompt and reference name. The same indices, -1 elsewhere; the azimuth NaN
     elsewhere; and the toy's `proportions` (B, 4)."""
     seen = visible(case.toys, references)
+    hidden = [unanswerable(case, number, belly) for number, belly in enumerate(seen["belly"].tolist())]
     named = {
-        name: torch.tensor([getattr(wish, name) is not None for wish in case.wishes]) for name in (*SCENE, "facing")
-    }
+        name: torch.tensor([
+            getattr(wish, name) is not None and name not in unknown
+            for wish, unknown in zip(case.wishes, hidden, strict=True)
+        ])
+        for name in (*SCENE, "facing")
+    }  # fmt: skip
     known = {name: torch.where(seen[name].to(told[name].device), told[name], -1) for name in IDENTITY}
     known |= {name: torch.where(named[name].to(told[name].device), told[name], -1) for name in SCENE}
     azimuth = torch.where(named["facing"].to(told["azimuth"].device), told["azimuth"], torch.nan)
@@ -90,8 +104,9 @@ def wanted(case: Case, references: Rendered, told: Chunk) -> Chunk:
 
 
 def chunk_seed(part: int, seed: int, index: int) -> int:
-    """The seed of chunk `index`: no two parts, and no two runs of different `seed`, draw the same samples."""
-    return part * 1_000_000 + seed * 1_000_000_000 + index
+    """The seed of chunk `index`, of 32 bits, which is all that torch's generator takes: parts, and runs of different
+    `seed`, share samples by no more than chance."""
+    return int.from_bytes(hashlib.blake2b(f"{part} {seed} {index}".encode(), digest_size=4).digest())
 
 
 class Pool:

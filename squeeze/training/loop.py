@@ -11,9 +11,12 @@ import copy
 import io
 import math
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +32,8 @@ from ..files import not_written, whole
 from ..models.failures import reason, trouble
 from ..models.parts import read_model
 from ..models.sources import LoadError, Located, read_part
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +146,23 @@ def learning_rate(schedule: Schedule, step: int, fraction: float) -> float:
     return schedule.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction))))
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Lets a stop by signal wait until the block is done: a checkpoint must not hold half a step."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal is handled
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda one, _: came.append(one)) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
 def fit(
     part: Part,
     out: Path,
@@ -209,10 +231,11 @@ def fit(
                 kept = f"{out} keeps what was learnt before: go on from it by --resume {out}" if step else "Start again"
                 what = f"Step {step} has a loss of {value:g} and a gradient of {norm:g}"
                 raise DivergedError(f"{what}. {kept} with a --rate below {schedule.rate:g}.")
-            optimiser.step()
+            with undisturbed():
+                optimiser.step()
+                ema.update(model, step)
+                step += 1
             optimiser.zero_grad(set_to_none=True)
-            ema.update(model, step)
-            step += 1
             mean = value if mean is None else mean + (value - mean) / min(50, step - first)
             seconds = time.monotonic() - began
             speed = (step - first) * schedule.batch * world / max(1e-9, seconds)

@@ -54,6 +54,15 @@ class Variant:
     dropout: tuple[float, float] = Dropout.each
     size: int | None = None
 
+    def check(self, aggregation: Aggregation, folder: Path) -> None:
+        """Raises LoadError where a trained `aggregation`, from `folder`, is not what this asks for."""
+        config = aggregation.config
+        if (config["mode"], config["read"]) != (self.mode, self.read(config["layers"])):
+            raise LoadError(
+                f"The aggregation in {folder} was trained otherwise than with --mode {self.mode} --layers "
+                f"{self.layers}, and stays what it is. Give its own, or leave --resume out to start afresh."
+            )
+
     def read(self, states: int) -> list[int] | None:
         """The numbers of the hidden states pooled, of `states` with the embeddings; None = all."""
         if self.layers == "all":
@@ -168,6 +177,7 @@ class PhasePart:
                 read_start(FluxTransformer2DModel, start / "transformer"),
                 len(self._ids),
             )
+            variant.check(model.aggregation, start)
         if singles is not None:
             model.transformer = deepen(model.transformer, singles)
         if device == "cpu":  # SDPA's backward on a CPU takes twice the time of the plain formula at this size

@@ -23,7 +23,7 @@ from ..models.loading import LoadError, find_device
 from ..models.mllm import Mllm
 from ..models.parts import read_model
 from ..models.profiles import PROFILES, Profile
-from ..models.sources import Located, read_part, revision
+from ..models.sources import Located, read_part, read_record, revision
 from ..models.vae import Vae
 from .critic import Critic, CriticPart
 from .loop import Part, Progress, checkpoint_name, fit, rank_and_world, show_progress
@@ -68,6 +68,7 @@ def train_plush(
     rank, world = rank_and_world()
     if world > 1:
         command = command.replace("python", f"torchrun --nproc-per-node {world}", 1)
+    read_record(out)  # before the work, which is noted there, is done
     trainee = make_part(part, out, resume, device, seed * world + rank, rate, batch, compiled, singles, critic, variant)
     # on a card (H200, torch 2.11) cuDNN's attention, which torch takes first, fails at once in the backward pass
     with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if device.startswith("cuda") else nullcontext():
@@ -158,11 +159,10 @@ def trained_profile(part: str, variant: Variant | None) -> Profile:
 
 def note(out: Path, part: str, command: str, trainee: Part, last: Progress, device: str, profile: Profile) -> None:
     """Adds a run to `training.json`, with the revision of all weights in the folder and the profile's thresholds."""
-    path = out / "training.json"
-    kept = json.loads(path.read_text()) if path.exists() else {"runs": []}
+    kept = read_record(out)
     kept["revision"] = revision(out)
     thresholds = {"tau1": profile.tau1, "tau2": profile.tau2, "shift": profile.shift}
-    kept["thresholds"] = kept.get("thresholds", thresholds) if part in WRITES else thresholds  # the phases' pictures
+    kept["thresholds"] = (kept["thresholds"] or thresholds) if part in WRITES else thresholds  # the phases' pictures
     kept["runs"].append({
         "part": part, "command": command, "steps": last.step,
         "batch": trainee.schedule.batch * rank_and_world()[1],
@@ -171,4 +171,4 @@ def note(out: Path, part: str, command: str, trainee: Part, last: Progress, devi
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {platform.machine()}",
         "torch": torch.__version__,
     })  # fmt: skip
-    write_text(path, json.dumps(kept, indent=1) + "\n", f"go on with --resume {out}")
+    write_text(out / "training.json", json.dumps(kept, indent=1) + "\n", f"go on with --resume {out}")
