@@ -61,7 +61,7 @@ def grid_ids(height: int, width: int, index: int = 0, top: int = 0, left: int = 
 
 def draw_noise(seed: int, tokens: int, channels: int) -> Iterator[Tensor]:
     """Noise (1, N, 4 C) without end, first the starting point, then that of each step's end where it is drawn anew;
-    drawn on the CPU in fp32, so a seed means the same everywhere."""
+    drawn on the CPU in fp32, so a seed means the same everywhere. Of a seed torch takes the lower 32 bits."""
     generator = torch.Generator("cpu").manual_seed(seed)
     while True:
         yield torch.randn(1, tokens, channels, generator=generator)

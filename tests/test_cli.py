@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -190,6 +191,19 @@ def test_evaluate_parts_measures_each(capsys: pytest.CaptureFixture[str]):
 def test_a_command_says_nothing_of_what_nobody_needs():
     told = subprocess.run([sys.executable, "-m", "squeeze", "evaluate", "--help"], cwd=ROOT, capture_output=True)
     assert (told.returncode, told.stderr) == (0, b"")
+
+
+def test_who_reads_may_have_seen_enough(monkeypatch: pytest.MonkeyPatch):
+    """As with `| head -1`: no traceback, neither then nor when Python ends."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        monkeypatch.setattr(sys, "argv", ["squeeze", "--help"])
+        monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its own
+        with pytest.raises(SystemExit) as end:
+            runpy.run_module("squeeze", run_name="__main__")
+    assert end.value.code == 141
 
 
 def test_a_stop_ends_with_130_and_a_checkpoint(tmp_path: Path):
