@@ -131,7 +131,7 @@ def form(tmp_path):
 @pytest.fixture
 def few_renders(monkeypatch):
     """Pictures are compared with so many renders that it takes no time."""
-    monkeypatch.setattr(likeness, "RENDERS", 60)
+    monkeypatch.setattr(likeness, "RENDERS", 8)
 
 
 # --- the page and a browser -----------------------------------------------------------------------------------------

@@ -162,6 +162,7 @@ def test_two_references_are_refused_by_a_profile_for_one(tmp_path: Path, capsys:
     assert "than this profile takes: 1" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("few_renders")
 def test_evaluate_prints_one_json_object(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     sheet = tmp_path / "sheet.png"
     assert main(["evaluate", "plush", "--n", "2", "--steps", "2", "--sheet", str(sheet), "--json"]) == 0

@@ -11,7 +11,10 @@ from squeeze.images import to_picture
 from squeeze.models.profiles import PROFILES
 from squeeze.training.data import draw_labelled, to_unit
 
-pytestmark = pytest.mark.usefixtures("few_renders")
+
+@pytest.fixture(autouse=True)
+def _as_many_renders(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "RENDERS", 60)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +64,12 @@ def test_too_few_pictures_have_none(probe, renders: list[Image.Image]):
     assert likeness(probe, renders[:3], 128)["renders_distance_interval"] is None
 
 
-def test_it_is_the_unbiased_estimate(probe):
-    """Of features of which the kernel is known: all ones, and all minus ones."""
-    ones = torch.ones(4, 8, dtype=torch.float64)
-    assert float(module._mean_apart(module._kernel(ones, ones))) == 8
-    assert float(module._kernel(ones, -ones).mean()) == 0
+def test_it_is_the_unbiased_estimate(probe, renders: list[Image.Image], monkeypatch: pytest.MonkeyPatch):
+    """Worked out by hand, of features that are a number twice, where the kernel of a and b is (ab + 1)^3."""
+    drawn, truth = (torch.tensor([[a, a] for a in numbers], dtype=torch.float64) for numbers in ((0, 1, 2), (1, 3)))
+    one_by_one = iter(drawn.split(1))
+    monkeypatch.setattr(module, "features", lambda *_: next(one_by_one))
+    monkeypatch.setattr(module, "_renders", lambda *_: truth)
+    within = (1 + 1 + 27) / 3  # of pairs of two pictures; a picture with itself would be 1, 8 and 125
+    between = (1 + 1 + 8 + 64 + 27 + 343) / 6
+    assert far(probe, renders[:3]) == round(1000 * (within + 64 - 2 * between), 1)
