@@ -75,7 +75,7 @@ def test_the_api_reads_recipes(server, call, tmp_path):
         client.predict(file=handle_file(EXAMPLE), api_name="/recipe")
 
 
-@pytest.mark.parametrize(("visitors", "each", "steps"), [(3, 1, 12), (6, 4, 4), (20, 1, 2)])
+@pytest.mark.parametrize(("visitors", "each", "steps"), [(3, 1, 12), (6, 2, 4), (20, 1, 2)])
 def test_visitors_at_once_get_what_they_get_alone(server, call, visitors, each, steps):
     """The longer runs overlap; the many ones fill the line at the device."""
     asked = [[unlike(each * one + n) | {"steps": steps} for n in range(each)] for one in range(visitors)]
@@ -95,20 +95,20 @@ def test_one_client_cannot_take_the_whole_line(server):
     from gradio_client import Client, handle_file
 
     client = Client(server, verbose=False)
-    asked = {"reference": handle_file(EXAMPLE), "prompt": "in the snow", "steps": 100, "api_name": "/generate"}
+    asked = {"reference": handle_file(EXAMPLE), "prompt": "in the snow", "steps": 40, "api_name": "/generate"}
     jobs = [client.submit(seed=seed, **asked) for seed in range(4)]
     said = [str(job.exception(SLOW / 1000)) for job in jobs]
     assert said.count("None") == 2, "one runs and one waits"
     assert sum("waiting in line already" in one for one in said) == 2, said
 
 
-def test_thirty_runs_in_a_row_leave_only_their_pictures(server, call, files):
-    before = set(files.rglob("*"))
-    for seed in range(30):
+def test_runs_in_a_row_leave_only_their_pictures(server, call, files):
+    before, runs = set(files.rglob("*")), 12
+    for seed in range(runs):
         call(seed=seed, steps=2)
     left = [path for path in set(files.rglob("*")) - before if path.is_file()]
-    assert len(left) <= 31, f"30 runs left {len(left)} files on the server"
-    assert sum(path.stat().st_size for path in left) < 30 * 128 * 128 * 4 + 1_000_000
+    assert len(left) <= runs + 1, f"{runs} runs left {len(left)} files on the server"
+    assert sum(path.stat().st_size for path in left) < runs * (128 * 128 * 4 + 33_000)
     assert not list((files.parent / "temporary").glob("squeeze-*")), "a folder of a finished picture was left"
 
 

@@ -1,8 +1,11 @@
 """`evaluate plush`: an interval for every figure, the same JSON every time, and no case twice or lost."""
 
+import contextlib
 import errno
+import io
 import json
 import shutil
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -14,12 +17,13 @@ from tiny import copy_with_other_weights
 from tiny_metrics import contents
 
 from squeeze.cli import main
-from squeeze.evaluation import parts, plush
+from squeeze.evaluation import likeness, parts, plush
 from squeeze.models.loading import load
 from squeeze.models.profiles import find_profile
 from squeeze.models.sources import revision
 from squeeze.plush.probe import Probe
 from squeeze.plush.render import render, visible
+from squeeze.recipe import read_png
 from squeeze.training.data import draw_labelled, to_unit
 
 pytestmark = pytest.mark.usefixtures("few_renders")
@@ -48,6 +52,41 @@ class Drawn(list):
         self.fail = {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run into a folder: the command that gives it again, what it printed, and the prompts it drew."""
+
+    folder: Path
+    command: list[str]
+    printed: str
+    prompts: list[str]
+
+    def copied(self, folder: Path) -> list[str]:
+        """The command that goes on with a copy of the run, in `folder`/out."""
+        return [*self.command, "--out", str(shutil.copytree(self.folder, folder / "out"))]
+
+
+def run_once(folder: Path, *more: str) -> Run:
+    command = [*COMMAND, *more]
+    with contextlib.redirect_stdout(io.StringIO()) as said, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(likeness, "RENDERS", 8)
+        assert main([*command, "--out", str(folder)]) == 0
+    prompts = [read_png(path)["prompt"] for path in sorted(folder.glob("pictures/told/*.png"))]
+    return Run(folder=folder, command=command, printed=said.getvalue(), prompts=prompts)
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """A run of four cases, for all tests that look at what is done with a finished one."""
+    return run_once(tmp_path_factory.mktemp("four") / "out")
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory):
+    """A run of forty cases."""
+    return run_once(tmp_path_factory.mktemp("forty") / "out", "--n", "40")
+
+
 def test_a_stopped_run_goes_on(generations, tmp_path, capsys):
     sheets = [tmp_path / "whole.png", tmp_path / "stopped.png"]
     assert main([*COMMAND, "--sheet", str(sheets[0])]) == 0
@@ -72,16 +111,13 @@ def test_a_stopped_run_goes_on(generations, tmp_path, capsys):
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:99])])
 @pytest.mark.parametrize("kept", ["cases/told/00001.json", "pictures/told/00001.png"])
-def test_a_damaged_case_is_drawn_again(generations, tmp_path, capsys, damage, kept):
-    command = [*COMMAND, "--out", str(tmp_path / "out")]
-    assert main(command) == 0
-    before, first = contents(tmp_path / "out"), capsys.readouterr().out
-    prompt = generations[1]
+def test_a_damaged_case_is_drawn_again(four, generations, tmp_path, capsys, damage, kept):
+    command = four.copied(tmp_path)
     damage(tmp_path / "out" / kept)
     assert main(command) == 0
-    assert generations[5:] == [prompt], "not the damaged case alone was drawn again"
-    assert contents(tmp_path / "out") == before
-    assert capsys.readouterr().out == first
+    assert generations == four.prompts[1:2], "not the damaged case alone was drawn again"
+    assert contents(tmp_path / "out") == contents(four.folder)
+    assert capsys.readouterr().out == four.printed
 
 
 def test_a_full_disk(generations, tmp_path, capsys, monkeypatch):
@@ -104,45 +140,36 @@ def test_a_full_disk(generations, tmp_path, capsys, monkeypatch):
     assert len(generations) == 6, "only the case whose picture had no room was to be drawn again"
 
 
-def test_results_of_another_run_are_refused(tmp_path, capsys):
-    out = ["--out", str(tmp_path / "out")]
-    assert main([*COMMAND, *out]) == 0
-    before = contents(tmp_path / "out")
+def test_results_of_another_run_are_refused(four, tmp_path, capsys):
+    command = four.copied(tmp_path)
     other = copy_with_other_weights(ASSETS, tmp_path / "other")
-    capsys.readouterr()
     for more, says in (
         (["--weights", str(other)], f'"{revision(other)}" now'),
         (["--steps", "2"], "steps 1 there, 2 now"),
     ):
-        assert main([*COMMAND, *out, *more]) == 2, f"{more} was mixed with other results"
+        assert main([*command, *more]) == 2, f"{more} was mixed with other results"
         assert says in capsys.readouterr().err
-    assert contents(tmp_path / "out") == before
+    assert contents(tmp_path / "out") == contents(four.folder)
 
 
-def test_another_probe_judges_the_pictures_that_are_kept(generations, tmp_path, capsys):
+def test_another_probe_judges_the_pictures_that_are_kept(four, generations, tmp_path, capsys):
     other = Path(shutil.copytree(ASSETS, tmp_path / "other"))
     weights = next((other / "probe").glob("*.safetensors"))
     save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(weights).items()}, weights)
-    kept, new = (["--out", str(tmp_path / name)] for name in ("kept", "new"))
-    assert main([*COMMAND, *kept]) == 0
-    pictures, first = contents(tmp_path / "kept" / "pictures"), capsys.readouterr().out
-    assert main([*COMMAND, "--weights", str(other), *kept]) == 0
+    assert main([*four.copied(tmp_path), "--weights", str(other)]) == 0
     second = capsys.readouterr().out
-    assert second != first, "the other probe's results are those of the first"
-    assert len(generations) == 5, "pictures were drawn again though only the probe is another"
-    assert contents(tmp_path / "kept" / "pictures") == pictures
-    assert main([*COMMAND, "--weights", str(other), *new]) == 0
-    assert contents(tmp_path / "new") == contents(tmp_path / "kept"), "judged anew is not judged at once"
+    assert second != four.printed, "the other probe's results are those of the first"
+    assert generations == [], "pictures were drawn again though only the probe is another"
+    assert contents(tmp_path / "out" / "pictures") == contents(four.folder / "pictures")
+    assert main([*COMMAND, "--weights", str(other), "--out", str(tmp_path / "new")]) == 0
+    assert contents(tmp_path / "new") == contents(tmp_path / "out"), "judged anew is not judged at once"
     assert capsys.readouterr().out == second
 
 
-def test_only_cases_that_need_the_picture(generations, tmp_path, capsys):
-    out = ["--out", str(tmp_path / "out")]
-    assert main([*COMMAND, *out, "--n", "40"]) == 0
-    every, prompts = json.loads(capsys.readouterr().out)["needs_picture"], generations[:40]
+def test_only_cases_that_need_the_picture(forty, generations, tmp_path, capsys):
+    every = json.loads(forty.printed)["needs_picture"]
     assert 0 < every["cases"] < 40
-    generations.clear()
-    assert main([*COMMAND, *out, "--needs-picture", "--n", str(every["cases"])]) == 0
+    assert main([*forty.copied(tmp_path), "--needs-picture", "--n", str(every["cases"])]) == 0
     only = json.loads(capsys.readouterr().out)
     assert generations == [], "cases that were kept by a run of all were drawn again"
     assert only["needs_picture"] == every
@@ -150,10 +177,10 @@ def test_only_cases_that_need_the_picture(generations, tmp_path, capsys):
     assert "copy_paste" not in only
     assert main([*COMMAND, "--needs-picture", "--n", str(every["cases"])]) == 0
     assert len(generations) == every["cases"], "a case that does not need the picture was drawn"
-    assert [one for one in prompts if one in set(generations)] == generations
+    assert [one for one in forty.prompts if one in set(generations)] == generations
 
 
-def test_cases_for_choosing_are_others(tmp_path, capsys):
+def test_cases_for_choosing_are_others(four, tmp_path, capsys):
     said, shown = [], []
     for more in ([], ["--selection"]):
         sheet = tmp_path / f"{len(said)}.png"
@@ -163,8 +190,7 @@ def test_cases_for_choosing_are_others(tmp_path, capsys):
     assert shown[0] != shown[1], "weights would be chosen by the cases that are reported"
     assert said[1]["seed"] == plush.SELECTION_SEED
     assert "seed" not in said[0]
-    assert main([*COMMAND, "--out", str(tmp_path / "out")]) == 0
-    assert main([*COMMAND, "--selection", "--out", str(tmp_path / "out")]) == 2
+    assert main([*four.copied(tmp_path), "--selection"]) == 2
 
 
 def test_each_case_has_a_toy_of_its_own():
@@ -283,9 +309,8 @@ def test_what_no_render_shows_has_no_rate():
     assert 0 <= read["place"] <= 1
 
 
-def test_every_figure_has_an_interval(capsys):
-    assert main(["evaluate", "plush", "--n", "40", "--steps", "1", "--json"]) == 0
-    figures = json.loads(capsys.readouterr().out)
+def test_every_figure_has_an_interval(forty):
+    figures = json.loads(forty.printed)
     turned, needs = figures["copy_paste"], figures["needs_picture"]
     pairs = {name: (row["rate"], row["interval"]) for name, row in figures["rates"].items()}
     names = ("joint", "prompt_mean", "identity_mean", "near_copies", "proportions_off", "renders_distance")
