@@ -184,9 +184,29 @@ def visit(server, browser):
     assert not written, f"the browser's console says: {written}"
 
 
+@pytest.fixture(scope="session")
+def shared(browser):
+    """The browser of all tests that are of one visitor with one tab: it has loaded the page's scripts before."""
+    return browser.new_context(viewport={"width": 1280, "height": 720})
+
+
+@pytest.fixture(scope="session")
+def keeper(server, shared):
+    """A tab that stays, of a file of the server: what pages have stored is cleared from here once they are closed."""
+    tab = shared.new_page()
+    tab.goto(f"{server}/theme.css")
+    return tab
+
+
 @pytest.fixture
-def page(visit):
-    return visit()
+def page(server, shared, keeper):
+    """The page in a tab of its own. Afterwards nothing may have been written to its console, and nothing is left: a
+    run ends with its tab."""
+    tab = opened(server, shared)
+    yield tab
+    tab.close()
+    keeper.evaluate("localStorage.clear()")
+    assert not tab.written, f"the browser's console says: {tab.written}"
 
 
 @pytest.fixture(scope="session")

@@ -33,10 +33,10 @@ def bench(data) -> Bench:
 def run(models, metrics, bench, tmp_path):
     """Evaluates with the tiny models into `out`; gives the results in their order, stopped after `stop` of them."""
 
-    def evaluate(out: str = "out", stop: int | None = None, scorer=metrics, steps: int = STEPS):
+    def evaluate(out: str = "out", stop: int | None = None, scorer=metrics, steps: int = STEPS, of: Bench = bench):
         folder = tmp_path / out
         records, source = Records(folder), Drawn(models, folder / "pictures", {"steps": steps})
-        going = dreambench.evaluate(draw_list(bench, 1), source, scorer, records, PartialState(cpu=True))
+        going = dreambench.evaluate(draw_list(of, 1), source, scorer, records, PartialState(cpu=True))
         results = []
         for _, _, result in going:
             results.append(result)
@@ -102,7 +102,20 @@ def test_a_stop_between_picture_and_score_keeps_the_picture(run, forwards, tmp_p
     assert len(forwards) == 6 * first, "the picture that was kept was drawn again"
 
 
-def test_a_picture_of_another_reference_is_drawn_again(run, tmp_path, models, bench, forwards):
+def test_a_picture_of_another_reference_is_drawn_again(run, data, tmp_path):
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    run(of=read_bench(folder))
+    shutil.rmtree(tmp_path / "out" / "cases")
+    random_picture(99).save(folder / "can" / "00.jpg")
+    before = contents(tmp_path / "out" / "pictures")
+    run(of=read_bench(folder))
+    for case in draw_list(read_bench(folder), 1):
+        path = tmp_path / "out" / "pictures" / f"{case.name}.png"
+        assert read_png(path)["references"] == [content_hash(open_picture(case.subject.photos[0]))]
+        assert (path.read_bytes() == before[f"{case.name}.png"]) == (case.subject.name != "can"), case.name
+
+
+def test_a_picture_of_another_prompt_is_drawn_again(run, tmp_path):
     run(stop=1)
     kept = next((tmp_path / "out" / "pictures").rglob("*.png"))
     shutil.copy(kept, kept.with_name("01_0.png"))  # as if the other prompt's picture had been left by a stop

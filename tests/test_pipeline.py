@@ -285,11 +285,13 @@ def test_interleaved_generations_do_not_touch_each_other(models, request_for):
     assert [np.asarray(event.image).tobytes() for event in got] == alone
 
 
-def test_references_change_neither_noise_nor_themselves(models, request_for):
-    picture = random_picture(0, 90, 60)
-    kept = picture.tobytes()
-    asked = request_for(references=(picture,))
-    list(generate(models, asked))
+def test_references_change_neither_noise_nor_themselves(models, request_for, forwards):
+    picture, other = random_picture(0, 90, 60), random_picture(1)
+    kept, noise = picture.tobytes(), next(draw_noise(7, 8, 4 * CHANNELS))
+    for references in ((picture,), (other,), (picture, other)):
+        forwards.clear()
+        list(generate(models, request_for(references=references)))
+        assert torch.equal(forwards[0]["hidden_states"][:1, :8], noise)
     assert picture.tobytes() == kept
 
 

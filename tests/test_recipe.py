@@ -182,10 +182,15 @@ def test_hostile_text():
     assert f"{MAX_TEXT:,}" in refusal(text_with(prompt="x" * MAX_TEXT))
 
 
-@pytest.mark.parametrize("depth", [100, 400, 700, 900, 960, 1000, 5000, 49_000])
-@pytest.mark.parametrize("field", ["prompt", "balance", "extra", "version"])
-def test_deeply_nested_json(depth, field):
-    refusal(f'{{"version": 1, "profile": "x", "revision": "x", "{field}": {"[" * depth}{"]" * depth}}}')
+@pytest.mark.parametrize("depth", [100, 960, 49_000])
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [("prompt", "prompt is [[["), ("balance", "balance is [[["), ("extra", "'extra'"), ("version", "no version")],
+)
+def test_deeply_nested_json(depth, field, says):
+    """In a recipe that is whole but for it, so that the nested value is looked at."""
+    said = refusal(text_with(**{field: "nested"}).replace('"nested"', "[" * depth + "]" * depth))
+    assert says in said or (depth > 100 and "not valid JSON" in said), said
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

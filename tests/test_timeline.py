@@ -67,11 +67,16 @@ def demo():
     made.blocks.close()
 
 
+@pytest.fixture(scope="module")
+def context(browser):
+    return browser.new_context(viewport={"width": 1000, "height": 700}, has_touch=True)
+
+
 @pytest.fixture
-def page(demo, browser):
-    """The page, fresh; afterwards nothing may have been written to the console."""
+def page(demo, context):
+    """The page in a new tab; afterwards nothing may have been written to the console."""
     written = []
-    page = browser.new_context(viewport={"width": 1000, "height": 700}, has_touch=True).new_page()
+    page = context.new_page()
     page.set_default_timeout(SLOW)
     page.on("console", lambda said: written.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: written.append(str(error)))
@@ -84,7 +89,7 @@ def page(demo, browser):
     page.hover(".timeline .sum")  # once gradio has taken its cover off
     demo.heard.clear()
     yield page
-    page.context.close()
+    page.close()
     assert not written, f"the browser's console says: {written}"
 
 
