@@ -135,8 +135,7 @@ BAD_LINKS = [
 ]
 
 
-def test_links_that_are_wrong_get_a_sentence(visit, made):
-    page = visit()
+def test_links_that_are_wrong_get_a_sentence(page, made):
     before = controls(page)
     for make, said in BAD_LINKS:
         page.goto(f"{page.url.partition('?')[0]}?{make(made[1])}")
@@ -264,8 +263,7 @@ def test_the_recipe_is_downloaded_as_json(page, made, tmp_path):
     assert read_file(tmp_path / "got.json") == made[1]
 
 
-def test_a_picture_drawn_again_leaves_the_comparison_as_it_is(visit, made):
-    page = visit()
+def test_a_picture_drawn_again_leaves_the_comparison_as_it_is(page, made):
     ask(page, steps=2)
     drawn(page)
     drop(page, made[0])
@@ -287,8 +285,7 @@ def test_a_picture_drawn_again_leaves_the_comparison_as_it_is(visit, made):
         assert compared() == before, f"{press} compares the picture with itself"
 
 
-def test_verify_says_identical_or_names_what_differs(visit, made):
-    page = visit()
+def test_verify_says_identical_or_names_what_differs(page, made):
     path, recipe, _ = made
     drop(page, path)
     page.wait_for_selector(f".status .line:has-text('{SAID}')")
