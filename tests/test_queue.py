@@ -11,7 +11,7 @@ def queued(visit, count):
     """Pages of so many visitors: the first at the device, the others in line behind it in their order."""
     pages = [visit() for _ in range(count)]
     for page in pages:
-        ask(page, steps=100 if page is pages[0] else 30)  # the first keeps the others waiting
+        ask(page, steps=100 if page is pages[0] else 12)  # the first keeps the others waiting
     start(pages[0])
     filled(pages[0], 1)
     for page in pages[1:]:

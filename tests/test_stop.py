@@ -27,7 +27,7 @@ def test_stop_frees_the_device_and_the_page(page):
 
 
 def test_what_was_drawn_before_stop_can_be_branched_from(page):
-    ask(page, steps=100)
+    ask(page, steps=60)
     start(page)
     filled(page, 5)
     page.click("#stop")
@@ -40,7 +40,7 @@ def test_what_was_drawn_before_stop_can_be_branched_from(page):
     assert ended(page).startswith("Done in")
     recipe = shown_recipe(page)
     assert recipe["earlier"] == [[3, 0, 0.5, 1]]
-    assert (recipe["balance"], recipe["steps"]) == ([1, 1, 1], 100)
+    assert (recipe["balance"], recipe["steps"]) == ([1, 1, 1], 60)
 
 
 def test_stop_at_once_and_stop_too_late(page):
@@ -169,9 +169,9 @@ def test_a_closed_tab_frees_the_device(visit):
 def test_frames_of_an_older_run_cannot_be_branched_from_while_another_goes(page):
     ask(page, steps=3)
     drawn(page)
-    set_steps(page, 100)
+    set_steps(page, 60)
     start(page)
-    filled(page, 60)  # the film shows the first stage
+    filled(page, 37)  # the film shows the first stage
     with answered(page, "pick"):
         page.evaluate("document.querySelector('.frame').click()")  # the film scrolls on under a mouse
     free = "!document.querySelector('#branch').disabled && !document.querySelector('#stop').disabled"
