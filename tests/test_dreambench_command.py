@@ -80,17 +80,17 @@ def test_a_profile_whose_defaults_have_changed_is_another_run(command, capsys, m
     assert "eta 1.0 there, 0.5 now" in capsys.readouterr().err
 
 
-def test_a_profile_nobody_knows_is_said_before_the_metrics_are_fetched(command, capsys, monkeypatch):
+def test_a_profile_nobody_knows_is_said_before_the_metrics_are_fetched(command, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("squeeze.evaluation.metrics.load_metrics", lambda *_: pytest.fail("the metrics were loaded"))
     assert main([*command, "--profile", "nobody"]) == 2
     assert "'nobody'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("more", "says"),
     [
         (["--data", "/nowhere"], "There is no folder /nowhere"),
-        (["--profile", "nobody"], "'nobody'"),
         (["--metrics", "/nowhere"], "There is no folder /nowhere/dino"),
         (["--limit", "0"], "at least 1, not 0"),
         (["--seeds", "0"], "at least 1, not 0"),
