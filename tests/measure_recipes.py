@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -32,6 +33,7 @@ def main(arguments=None):
     flags = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     flags.add_argument("--recipes", type=int, default=50)
     flags.add_argument("--steps", type=int, default=12, help="of a picture, at most")
+    flags.add_argument("--address", help="of a page of this project that is served already; without it one is")
     asked = flags.parse_args(arguments)
     if chromium() is None:
         sys.exit(NO_CHROMIUM)
@@ -40,7 +42,7 @@ def main(arguments=None):
     same = Counter()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        with serving(Path(folder)) as (address, _):
+        with nullcontext((asked.address, None)) if asked.address else serving(Path(folder)) as (address, _):
             for number in range(asked.recipes):
                 path, example = first(address, number, asked.steps)
                 made, recipe = path.read_bytes(), read_png(path)
