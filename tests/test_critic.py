@@ -13,6 +13,7 @@ from squeeze.training.critic import Critic, worsened
 from squeeze.training.data import IDENTITY, SCENE, draw_cases, truth, unanswerable, wanted
 from squeeze.training.loop import fit, save_bf16
 from squeeze.training.objective import Kept
+from squeeze.training.parts import tile
 from squeeze.training.phases import PhasePart
 from squeeze.training.run import make_part
 
@@ -71,6 +72,7 @@ def test_it_learns_from_latents_that_are_worse_and_keeps_their_place(tmp_path: P
 
 def test_a_phase_learns_before_it_and_it_stays_as_it_is(tmp_path: Path, judge: Path):
     part = phase(tmp_path, judge)
+    part.grid = lambda model: tile(torch.zeros(1, 3, 8, 8), 1)  # twenty steps of sixteen pictures that nobody looks at
     before = {name: value.clone() for name, value in part._critic.state_dict().items()}
     batch = part._pool.batch(0)
     foreseen = batch["x0"].float().requires_grad_()
@@ -116,14 +118,12 @@ def test_a_reference_that_is_kept_is_asked_what_it_shows(
 
 
 def test_where_no_condition_is_kept_nothing_is_judged(tmp_path: Path, judge: Path, monkeypatch: pytest.MonkeyPatch):
-    losses = []
     monkeypatch.setattr(phases, "draw_kept", lambda *_: Kept(mllm=False, text=True, vae=False))
     monkeypatch.setattr(phases, "HELP", 0.0)
-    for critic_of in (None, judge):
-        losses.append(phase(tmp_path, critic_of).loss(0))
-    assert torch.equal(*losses)
+    plain, judged = (phase(tmp_path, critic_of) for critic_of in (None, judge))
+    assert torch.equal(plain.loss(0), judged.loss(0))
     monkeypatch.setattr(phases, "draw_kept", lambda *_: ALL)
-    assert phase(tmp_path, judge).loss(0) > phase(tmp_path, None).loss(0)
+    assert judged.loss(0) > plain.loss(0)
 
 
 @pytest.mark.parametrize("how", ["none", "another size", "rubbish"])

@@ -83,8 +83,10 @@ def four(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def forty(tmp_path_factory):
-    """A run of forty cases."""
-    return run_once(tmp_path_factory.mktemp("forty") / "out", "--n", "40")
+    """A run of forty cases, of blocks that hold few more: a whole one is rendered where some are passed over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plush, "BLOCK", 50)
+        return run_once(tmp_path_factory.mktemp("forty") / "out", "--n", "40")
 
 
 def test_a_stopped_run_goes_on(generations, tmp_path, capsys):
@@ -166,7 +168,8 @@ def test_another_probe_judges_the_pictures_that_are_kept(four, generations, tmp_
     assert capsys.readouterr().out == second
 
 
-def test_only_cases_that_need_the_picture(forty, generations, tmp_path, capsys):
+def test_only_cases_that_need_the_picture(forty, generations, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plush, "BLOCK", 50)
     every = json.loads(forty.printed)["needs_picture"]
     assert 0 < every["cases"] < 40
     assert main([*forty.copied(tmp_path), "--needs-picture", "--n", str(every["cases"])]) == 0

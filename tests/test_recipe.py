@@ -182,7 +182,7 @@ def test_hostile_text():
     assert f"{MAX_TEXT:,}" in refusal(text_with(prompt="x" * MAX_TEXT))
 
 
-@pytest.mark.parametrize("depth", [100, 960, 49_000])
+@pytest.mark.parametrize("depth", [100, 900, 49_000])
 @pytest.mark.parametrize(
     ("field", "says"),
     [("prompt", "prompt is [[["), ("balance", "balance is [[["), ("extra", "'extra'"), ("version", "no version")],

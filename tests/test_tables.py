@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -22,6 +23,7 @@ from squeeze.evaluation.tables import COLUMNS, TABLES, as_markdown, run_table, s
 from squeeze.models.aggregation import Aggregation
 from squeeze.models.loading import load
 from squeeze.models.profiles import PROFILES
+from squeeze.models.sources import revision
 from squeeze.pipeline import default_request, plan
 from squeeze.training import phases
 
@@ -218,6 +220,7 @@ def test_seeds_steps_and_sizes_have_results_of_their_own(tmp_path: Path, monkeyp
 
 def test_rows_that_are_alike_share_their_pictures(tmp_path: Path, monkeypatch):
     folders = []
+    monkeypatch.setattr(tables, "load", lambda profile: SimpleNamespace(revision=revision(profile.folder)))
     monkeypatch.setattr(
         tables,
         "train_variant",
