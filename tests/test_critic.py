@@ -7,10 +7,9 @@ import torch
 
 from squeeze.cli import main
 from squeeze.plush.probe import HEADS
-from squeeze.plush.render import render, visible
 from squeeze.training import critic, phases
 from squeeze.training.critic import Critic, worsened
-from squeeze.training.data import IDENTITY, SCENE, draw_cases, truth, unanswerable, wanted
+from squeeze.training.data import IDENTITY, SCENE
 from squeeze.training.loop import fit, save_bf16
 from squeeze.training.objective import Kept
 from squeeze.training.parts import tile
@@ -36,24 +35,6 @@ def judge(tmp_path: Path) -> Path:
 
 def phase(folder: Path, judge: Path | None) -> PhasePart:
     return make_part("phase2", folder / "out", None, "cpu", 0, batch=4, critic=judge)
-
-
-def test_what_can_be_known_is_what_the_reference_shows_and_the_prompt_names():
-    case = draw_cases(192, 3)
-    before, after = (render(case.toys, scenes, 64) for scenes in (case.references, case.targets))
-    told = truth(case.toys, case.targets, after)
-    asked, seen = wanted(case, before, told), visible(case.toys, before)
-    for name in IDENTITY:
-        assert torch.equal(asked[name] >= 0, seen[name] & (told[name] >= 0)), name
-        assert torch.equal(asked[name][asked[name] >= 0], getattr(case.toys, name)[asked[name] >= 0]), name
-    assert (asked["belly"] < 0).any(), "no toy was seen from behind, so nothing was tried"
-    hidden = [unanswerable(case, number, bool(seen["belly"][number])) for number in range(192)]
-    assert {"hat"} in hidden, "no hat of a belly's colour was wished of a toy seen from behind, so nothing was tried"
-    for number, wish in enumerate(case.wishes):
-        for name in SCENE:
-            named = None if name in hidden[number] else getattr(wish, name)
-            assert int(asked[name][number]) == (-1 if named is None else named), (name, wish.text)
-        assert bool(asked["azimuth"][number].isfinite()) == (wish.facing is not None), wish.text
 
 
 def test_it_learns_from_latents_that_are_worse_and_keeps_their_place(tmp_path: Path):

@@ -13,7 +13,6 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from tiny import furthest
 from transformers import InternVLForConditionalGeneration
 
-from squeeze.cli_checks import MOST_SEED
 from squeeze.files import WriteError
 from squeeze.models.mllm import Mllm
 from squeeze.models.parts import read_map
@@ -22,7 +21,7 @@ from squeeze.models.sources import LoadError, revision
 from squeeze.training import critic, parts, phases, preview
 from squeeze.training import mllm as mllm_module
 from squeeze.training.critic import CriticPart
-from squeeze.training.data import Pool, chunk_seed, draw_cases, draw_labelled, to_unit
+from squeeze.training.data import draw_labelled, to_unit
 from squeeze.training.loop import DivergedError, Ema, Schedule, fit, learning_rate, read_start, save_bf16
 from squeeze.training.mllm import IGNORED, MllmPart, make_mllm
 from squeeze.training.objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
@@ -260,31 +259,6 @@ def test_a_gradient_that_is_no_number_leaves_the_weights_of_the_step_before(tmp_
     assert kept["ema"]["weight"].isfinite().all()
 
 
-def test_seeds_share_no_samples():
-    wide = [0, 1, 2**22, 2**23, 2**29, MOST_SEED]  # torch's generator takes 32 bits of a seed
-    seeds = [chunk_seed(part, seed, index) for part in (1, 4) for seed in wide for index in range(100)]
-    assert len(set(seeds)) == len(seeds)
-    first = [torch.rand(3, generator=torch.Generator().manual_seed(one)) for one in seeds]
-    assert len({tuple(one.tolist()) for one in first}) == len(seeds)
-
-
-def test_pool_slides_and_depends_on_the_step_alone():
-    made = []
-
-    def chunk(index: int):
-        made.append(index)
-        return {"x": torch.arange(index * 10, index * 10 + 10)}
-
-    def pool():
-        return Pool(chunk, batch=5, chunk=10, window=4, reuse=1)
-
-    one, other = pool(), pool()
-    first = [one.batch(step)["x"] for step in range(40)]
-    assert len(made) == len(set(made)), "a chunk was made twice"
-    assert torch.equal(other.batch(39)["x"], first[39]), "a batch depends on the batches before it"
-    assert first[39].min() >= 10 * (2 + 39 * 5 // 10 - 4), "old chunks were not dropped"
-
-
 def test_ema_follows_and_learning_rate_falls():
     model = torch.nn.Linear(2, 2)
     ema = Ema(model, 0.9)
@@ -367,14 +341,6 @@ def test_phases_draw_at_every_combination_of_conditions():
     assert len(seen) == 8, "some combination of kept conditions never comes up"
     with torch.no_grad():
         assert all(torch.isfinite(part.loss(step)) for step in seen.values())
-
-
-def test_cases_are_the_same_for_a_seed():
-    first, second = draw_cases(20, 11), draw_cases(20, 11)
-    assert first.wishes == second.wishes
-    for part in ("toys", "references", "targets"):
-        one, other = (vars(getattr(case, part)) for case in (first, second))
-        assert all(torch.equal(value, other[name]) for name, value in one.items()), part
 
 
 @pytest.mark.parametrize(("layers", "read"), [("early", [1, 2]), ("middle", [3, 4]), ("late", [5, 6]), ("all", None)])

@@ -309,7 +309,7 @@ def save_bf16(model: Any, folder: Path) -> None:
     """Writes a model in bf16, the form the project ships; the model itself is left as it is. Where it was loaded from
     is not written: that is a folder of the machine that trained it. Each file is replaced whole or not at all; raises
     WriteError where the disk is full or takes nothing."""
-    shipped = copy.deepcopy(model).to(torch.bfloat16)
+    shipped = nn.Module.to(copy.deepcopy(model), torch.bfloat16)  # diffusers' own warns of modules that are not there
     if isinstance(shipped, ConfigMixin):
         shipped.register_to_config(_name_or_path="")
     new = folder.with_name(f".{folder.name}.new")
