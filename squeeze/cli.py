@@ -53,9 +53,9 @@ PHASES_ONLY = {
 }  # fmt: skip
 
 UNTRAINED = {  # where the device fails a training, see models/failures.py
-    "memory": "The device has too little memory for this training. Give a smaller --batch; what {out} kept is gone on "
-    "from by --resume {out}.",
-    "device": "The device failed: {reason}. What {out} kept is gone on from by --resume {out}.",
+    "memory": "The device has too little memory for this training. Give a smaller --batch, and --resume {out} to go "
+    "on from what it keeps.",
+    "device": "The device failed: {reason}. Run the command again, with --resume {out} to go on from what it keeps.",
 }
 
 
@@ -249,10 +249,9 @@ def _train(options: argparse.Namespace) -> int:
         return 2
     if last is None:
         print(
-            f"Nothing was trained: {options.resume} is at step {options.steps} or beyond already, and --steps is the "
-            f"number of the last step. Give a higher one.", file=sys.stderr,
+            f"Nothing was left to train: {options.resume} is at step {options.steps} or beyond already. --steps is the "
+            f"number of the last step; give a higher one for more.", file=sys.stderr,
         )  # fmt: skip
-        return 2
     return 0
 
 

@@ -121,6 +121,9 @@ def test_a_variant_is_trained_once(tmp_path: Path, monkeypatch):
     assert told["thresholds"] == {"tau1": small.tau1, "tau2": small.tau2, "shift": small.shift}
     models = load(replace(small, folder=folder), device="cpu")
     assert next(plush.evaluate(models, load_probe(models.profile), 1, steps=1)).picture.size == (64, 64)
+    (folder / "done").unlink()  # as if it had been stopped after its last step
+    assert train_variant(row.trained, small, tmp_path, steps=2, processes=1, seed=0) == folder
+    assert json.loads((folder / "training.json").read_text()) == told
     monkeypatch.setattr(tables, "run_training", lambda command: pytest.fail("trained again"))
     assert train_variant(row.trained, small, tmp_path, steps=2, processes=1, seed=0) == folder
 

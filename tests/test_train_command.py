@@ -226,8 +226,8 @@ def test_other_errors_are_not_the_devices(tmp_path: Path, monkeypatch: pytest.Mo
 def test_steps_that_are_done_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert train(tmp_path, "--steps", "2") == 0
     capsys.readouterr()
-    assert train(tmp_path, "--steps", "2", "--resume", str(tmp_path)) == 2
-    assert f"Nothing was trained: {tmp_path} is at step 2 or beyond already" in capsys.readouterr().err
+    assert train(tmp_path, "--steps", "2", "--resume", str(tmp_path)) == 0  # a table asks for every phase again
+    assert f"Nothing was left to train: {tmp_path} is at step 2 or beyond already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"runs": {}}', '{"runs": [], "thresholds": 7}'])

@@ -199,10 +199,10 @@ def say(
 def wishes(toys: Toys, references: Scenes, targets: Scenes, rng: random.Random, held_out: bool = False) -> list[Wish]:
     """One wish for each target scene, given the toy and the scene of its reference picture.
 
-    Each part is named with probability 0.8 (place), 0.75 (facing), 0.7 (hat) and 0.4 (size); half of the
-    wishes that allow it, one in seven of all, are put so that only the picture tells what they mean. What is named
-    never forms a held-out combination (or always does, with `held_out`, where the target's own scene is held out and
-    every part of it is then named).
+    Each part is named with probability 0.8 (place), 0.75 (facing), 0.7 (hat) and 0.4 (size); half of the wishes that
+    allow it, one in seven of all, are put so that only the picture tells what they mean. What is named never forms a
+    held-out combination (or always does, with `held_out`, where the target's own scene is held out and every part of it
+    is then named).
     """
     out = []
     rows = zip(
