@@ -97,7 +97,7 @@ def _plush(options: argparse.Namespace) -> int:
 
     from .evaluation import parts, plush
     from .evaluation.likeness import likeness
-    from .pipeline import default_request
+    from .pipeline import default_request, settings
 
     _check_plush(options)
     if options.photos:
@@ -119,7 +119,7 @@ def _plush(options: argparse.Namespace) -> int:
         blank = Image.new("RGB", (models.profile.size, models.profile.size))
         request = default_request(models.profile, prompt="toy", references=(blank,), **asked)
         request.checked(models.profile.limits)  # what cannot be drawn marks no folder
-        records.claim({"benchmark": "plush"} | made | plush.settings(models.profile, asked))
+        records.claim({"benchmark": "plush"} | made | settings(models.profile, asked))
     drawn, needing = [], bool(options.needs_picture)
     for result in plush.evaluate(models, probe, count, needing=needing, records=records, **asked):
         drawn.append(result)
@@ -210,7 +210,7 @@ def _dreambench(options: argparse.Namespace) -> int:
     from accelerate.utils import broadcast_object_list
 
     from .evaluation import comparison, dreambench, gallery, metrics, subjects
-    from .evaluation.plush import settings
+    from .pipeline import settings
 
     _check(options)
     # 1 the photos and prompts, and the processes that accelerate started

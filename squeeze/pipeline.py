@@ -22,7 +22,7 @@ from .models.failures import reason, trouble
 from .models.loading import Models
 from .models.profiles import Profile
 from .previews import preview
-from .recipe import VERSION, plain
+from .recipe import OPTIONS, VERSION, plain
 from .request import Request, RequestError, clean_prompt
 from .sampling import Velocity, denoise, draw_noise, grid_ids, schedule, shift_for
 
@@ -241,3 +241,12 @@ def default_request(profile: Profile, **asked: Any) -> Request:
         "eta": profile.eta, "uncond": profile.uncond, "late_text": profile.late_text,
     }  # fmt: skip
     return Request(**(defaults | asked))
+
+
+def settings(profile: Profile, asked: dict[str, Any]) -> dict[str, Any]:
+    """What all pictures of a run are drawn with, as JSON has it: the profile's defaults, changed by `asked` (fields of
+    Request)."""
+    request = default_request(profile, **{"prompt": "", "references": ()} | asked)
+    held = {name: getattr(request, name) for name in OPTIONS if name not in ("prompt", "seed")}
+    held["stage_steps"] = plan(profile, request)[1]
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in held.items()}

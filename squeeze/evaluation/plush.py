@@ -22,13 +22,12 @@ from ..events import finished
 from ..files import whole
 from ..images import content_hash, open_picture, to_picture, to_tensor
 from ..models.loading import Models
-from ..models.profiles import Profile
-from ..pipeline import default_request, generate, plan
+from ..pipeline import default_request, generate
 from ..plush.language import ANSWERS, Wish, say
 from ..plush.probe import Probe, Reading, degrees_between
 from ..plush.render import render, visible
 from ..plush.world import FACINGS, PROPORTIONS, facing_of
-from ..recipe import OPTIONS, write_png
+from ..recipe import write_png
 from ..request import RequestError
 from ..training.data import IDENTITY, Case, draw_cases, unanswerable
 from .intervals import interval, mean_interval
@@ -81,15 +80,6 @@ def evaluate(
             left -= 1
         if not left:
             return
-
-
-def settings(profile: Profile, asked: dict[str, Any]) -> dict[str, Any]:
-    """What all pictures of a run are drawn with, as JSON has it: the profile's defaults, changed by `asked` (fields of
-    Request)."""
-    request = default_request(profile, **{"prompt": "", "references": ()} | asked)
-    held = {name: getattr(request, name) for name in OPTIONS if name not in ("prompt", "seed")}
-    held["stage_steps"] = plan(profile, request)[1]
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in held.items()}
 
 
 def held_out(count: int, seed: int) -> Case:

@@ -24,6 +24,7 @@ from ..files import AGAIN, not_written, write_text
 from ..models.loading import Models, load
 from ..models.profiles import Profile
 from ..models.sources import revision
+from ..pipeline import settings
 from ..plush.probe import Probe
 from ..request import CHOICES
 from ..sampling import noisier, schedule, shift_for
@@ -140,7 +141,7 @@ def run_table(
     for row in rows:
         if only not in (None, row.name):
             continue
-        asked = {key: value for key, value in plush.settings(profile, row.asked).items() if key in row.asked}
+        asked = {key: value for key, value in settings(profile, row.asked).items() if key in row.asked}
         told: list[plush.Drawn] = []
         free: list[plush.Drawn] = []
         each = []
@@ -152,7 +153,7 @@ def run_table(
                 where, weights = replace(sized, folder=variant), variant.name
             models, apart = load(where), unusual(where, asked)
             records = Records(out / "drawn" / weights / ("_".join(re.findall(r"[\w.]+", str(apart))) or "defaults"))
-            records.claim({"benchmark": "plush", "revision": models.revision} | plush.settings(where, asked))
+            records.claim({"benchmark": "plush", "revision": models.revision} | settings(where, asked))
             more_told, more_free = measured(models, probe, count, records, row.asked)
             told, free = told + more_told, free + more_free
             figures = plush.summary(more_told)
@@ -166,7 +167,7 @@ def run_table(
 
 def unusual(profile: Profile, asked: dict[str, Any]) -> dict[str, Any]:
     """What of `asked`, fields of Request, differs from the profile's defaults; by all else rows are alike."""
-    usual = plush.settings(profile, {})
+    usual = settings(profile, {})
     return {key: value for key, value in asked.items() if value != usual[key]}
 
 
