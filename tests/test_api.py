@@ -1,7 +1,9 @@
 """The API of a running page, as scripts call it."""
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import urllib.error
@@ -73,6 +75,18 @@ def test_the_api_reads_recipes(server, call, tmp_path):
     assert client.predict(file=handle_file(tmp_path / "recipe.json"), api_name="/recipe") == recipe
     with pytest.raises(Exception, match="carries no recipe"):
         client.predict(file=handle_file(EXAMPLE), api_name="/recipe")
+
+
+def test_the_code_on_the_page_of_the_api_is_python(server, browser):
+    """Gradio writes it, from the types that the endpoints tell: a text that may be something else goes unquoted."""
+    page = browser.new_page()
+    page.goto(server)
+    page.click("text=Use via API", timeout=SLOW)
+    page.wait_for_selector("text=print(result)", timeout=SLOW)
+    code = re.search(r"from gradio_client import .*?print\(result\)", page.inner_text("body"), re.DOTALL)[0]
+    names = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+    assert names == {"Client", "client", "handle_file", "result", "print"}
+    page.close()
 
 
 @pytest.fixture(scope="module")

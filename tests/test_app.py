@@ -172,7 +172,7 @@ def test_an_agent_draws_what_a_recipe_says(agents):
     """A recipe has null where the model has no such thing, or the profile's borders hold."""
     reference = f"data:image/png;base64,{base64.b64encode(EXAMPLE.read_bytes()).decode()}"
     fields = agents("tools/list")["tools"][0]["inputSchema"]["properties"]
-    nothing = dict.fromkeys(fields.keys() - {"more"})
+    nothing = dict.fromkeys(fields.keys() - {"uncond", "late_text", "more"})
     asked = nothing | {"reference": reference, "prompt": "in the snow", "steps": 2}
     answer = agents("tools/call", name="generate", arguments=asked)
     assert not answer["isError"], answer["content"][0]["text"]

@@ -33,15 +33,18 @@ def endpoints(handlers: Handlers) -> None:
             "height": gr.Number(profile.size, label="Height in pixels"),
             "width": gr.Number(profile.size, label="Width in pixels"),
             "eta": gr.Number(profile.eta, label="How much of each step's noise is drawn anew, 0 to 1"),
-            "uncond": gr.Textbox(profile.uncond, label="What CFG sees without the prompt: lean or full"),
-            "late_text": gr.Textbox(profile.late_text, label="The prompt's words where the balance is 1: drop or keep"),
             "earlier": _listed(
                 {"type": "array", "items": NUMBER},
                 gr.JSON([], label="Of a branched run: steps and balances before each branch"),
             ),
         }
         fields = {"reference": reference, "prompt": gr.Textbox(label="Prompt")}
-        fields |= {name: _or_null(field) for name, field in optional.items()} | {"more": more}
+        fields |= {name: _or_null(field) for name, field in optional.items()}
+        fields |= {
+            "uncond": gr.Textbox(profile.uncond, label="What CFG sees without the prompt: lean or full"),
+            "late_text": gr.Textbox(profile.late_text, label="The prompt's words where the balance is 1: drop or keep"),
+            "more": more,
+        }
         outputs = [gr.File(label="PNG"), gr.JSON(label="Recipe")]
         gr.Button().click(
             handlers.generate, inputs_kwargs=fields, outputs=outputs, api_name="generate", api_visibility="public",
@@ -62,7 +65,8 @@ def _listed(items: dict[str, Any], field: gr.components.Component) -> gr.compone
 
 
 def _or_null(field: gr.components.Component) -> gr.components.Component:
-    """The field as one that may be null, as it is in recipes: MCP refuses what the schema does not name."""
+    """The field as one that may be null, as it is in recipes: MCP refuses what the schema does not name. Not for texts,
+    which gradio's page of the API would quote no more."""
     return _told(field, {"anyOf": [field.api_info(), {"type": "null"}]})
 
 
