@@ -220,7 +220,7 @@ def test_stopping_writes_a_checkpoint(tmp_path: Path):
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_within_a_step_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: signal.Signals):
     """Else the checkpoint would hold the weights of one step under the number of another."""
-    update, before = Ema.update, signal.signal(signal.SIGTERM, signal.default_int_handler)
+    update, before = Ema.update, signal.signal(stop, signal.default_int_handler)  # as the command line has both
 
     def stopped(ema: Ema, model: torch.nn.Module, step: int) -> None:
         if step == 2:
@@ -231,9 +231,9 @@ def test_a_stop_within_a_step_waits_for_its_end(tmp_path: Path, monkeypatch: pyt
     try:
         with pytest.raises(KeyboardInterrupt):
             list(fit(Pulled(target=1.0, start=0.0), tmp_path, steps=9))
-        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        assert signal.getsignal(stop) is signal.default_int_handler
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(stop, before)
     kept = torch.load(tmp_path / "checkpoint-pulled.pt", weights_only=True)
     assert kept["step"] == 3
     assert kept["optimiser"]["state"][0]["step"] == 3
