@@ -21,7 +21,9 @@ def endpoints(handlers: Handlers) -> None:
         more = gr.File(label="Further reference pictures, where the model takes several", file_count="multiple")
         more.data_model = SentSeveral
         _listed(Sent.model_json_schema(), more)
-        optional = {
+        fields = {
+            "reference": reference,
+            "prompt": gr.Textbox(label="Prompt"),
             "balance": _listed(NUMBER, gr.JSON(list(profile.balance), label="Balance of the three stages")),
             "steps": gr.Number(profile.steps, label="Steps"),
             "cfg": gr.Number(profile.cfg, label="CFG, 1 = off"),
@@ -33,18 +35,17 @@ def endpoints(handlers: Handlers) -> None:
             "height": gr.Number(profile.size, label="Height in pixels"),
             "width": gr.Number(profile.size, label="Width in pixels"),
             "eta": gr.Number(profile.eta, label="How much of each step's noise is drawn anew, 0 to 1"),
+            "uncond": gr.Textbox(profile.uncond, label="What CFG sees without the prompt: lean or full"),
+            "late_text": gr.Textbox(profile.late_text, label="The prompt's words where the balance is 1: drop or keep"),
             "earlier": _listed(
                 {"type": "array", "items": NUMBER},
                 gr.JSON([], label="Of a branched run: steps and balances before each branch"),
             ),
-        }
-        fields = {"reference": reference, "prompt": gr.Textbox(label="Prompt")}
-        fields |= {name: _or_null(field) for name, field in optional.items()}
-        fields |= {
-            "uncond": gr.Textbox(profile.uncond, label="What CFG sees without the prompt: lean or full"),
-            "late_text": gr.Textbox(profile.late_text, label="The prompt's words where the balance is 1: drop or keep"),
             "more": more,
         }
+        for field in fields.values():
+            if isinstance(field, gr.Number | gr.JSON):
+                _or_null(field)
         outputs = [gr.File(label="PNG"), gr.JSON(label="Recipe")]
         gr.Button().click(
             handlers.generate, inputs_kwargs=fields, outputs=outputs, api_name="generate", api_visibility="public",
@@ -61,15 +62,12 @@ def endpoints(handlers: Handlers) -> None:
 def _listed(items: dict[str, Any], field: gr.components.Component) -> gr.components.Component:
     """The field as one that takes a list of `items`, a JSON schema. Gradio's own of any JSON is {}, and that of several
     files refers to a part that MCP does not have."""
-    return _told(field, {"type": "array", "items": items})
-
-
-def _or_null(field: gr.components.Component) -> gr.components.Component:
-    """The field as one that may be null, as it is in recipes: MCP refuses what the schema does not name. Not for texts,
-    which gradio's page of the API would quote no more."""
-    return _told(field, {"anyOf": [field.api_info(), {"type": "null"}]})
-
-
-def _told(field: gr.components.Component, schema: dict[str, Any]) -> gr.components.Component:
-    field.api_info = lambda: schema  # in no class of our own, whose files gradio looks for
+    field.api_info = lambda: {"type": "array", "items": items}  # in no class of our own, whose files gradio looks for
     return field
+
+
+def _or_null(field: gr.components.Component) -> None:
+    """Lets a field be null, as it is in recipes: MCP refuses what the schema does not name. Not for texts, which
+    gradio's page of the API would quote no more."""
+    told = {"anyOf": [field.api_info(), {"type": "null"}]}
+    field.api_info = lambda: told
