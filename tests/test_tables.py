@@ -25,6 +25,7 @@ from squeeze.models.loading import load
 from squeeze.models.profiles import PROFILES
 from squeeze.models.sources import revision
 from squeeze.pipeline import default_request, plan
+from squeeze.sampling import schedule
 from squeeze.training import phases
 
 pytestmark = pytest.mark.usefixtures("few_renders")
@@ -111,6 +112,7 @@ def test_a_variant_is_trained_once(tmp_path: Path, monkeypatch):
     """In this process; what starts another is tried where a training is stopped."""
     monkeypatch.setattr(tables, "BATCH", 2)
     monkeypatch.setattr(phases, "CHUNK", 8)
+    monkeypatch.setattr(phases, "schedule", lambda steps, mu: schedule(2, mu))  # of pictures that nobody looks at
     monkeypatch.setattr(tables, "run_training", lambda command: main(command[3:]))
     row = rows("layers")[0]
     small = PLUSH.at(64)
@@ -206,6 +208,14 @@ def test_a_table_of_other_weights_is_refused(tmp_path: Path, capsys):
     assert 'revision "another" there' in capsys.readouterr().err
 
 
+@pytest.fixture
+def only_folders(monkeypatch):
+    """Nothing is loaded, and no picture compared: these tests look at where pictures are kept."""
+    monkeypatch.setattr(tables, "load", lambda profile: SimpleNamespace(revision=revision(profile.folder)))
+    monkeypatch.setattr(tables, "likeness", lambda *_: {})
+
+
+@pytest.mark.usefixtures("only_folders")
 def test_seeds_steps_and_sizes_have_results_of_their_own(tmp_path: Path, monkeypatch):
     def trained(command: list[str]) -> int:
         for part in ("aggregation", "transformer"):
@@ -221,9 +231,9 @@ def test_seeds_steps_and_sizes_have_results_of_their_own(tmp_path: Path, monkeyp
     assert kept == {f"layers_early-{how}" for how in ("10-128-0", "10-128-1", "20-128-0", "10-64-0")}
 
 
+@pytest.mark.usefixtures("only_folders")
 def test_rows_that_are_alike_share_their_pictures(tmp_path: Path, monkeypatch):
     folders = []
-    monkeypatch.setattr(tables, "load", lambda profile: SimpleNamespace(revision=revision(profile.folder)))
     monkeypatch.setattr(
         tables,
         "train_variant",
