@@ -80,8 +80,7 @@ def calm(page):
 
 def alive(page):
     """Until the page is ready for a visitor: gradio loads each kind of part on its own, and they come in any order."""
-    for part in ALIVE:
-        page.wait_for_selector(part, state="attached")
+    page.wait_for_function("parts => parts.every(part => document.querySelector(part))", arg=list(ALIVE))
 
 
 def reload(page):
@@ -169,7 +168,7 @@ def rested(page):
     until = time.monotonic() + SLOW / 1000
     while page.rests == page.before:
         assert time.monotonic() < until, f"the run does not end; the page says {line(page)!r}"
-        page.wait_for_timeout(5)
+        page.wait_for_timeout(25)
     page.wait_for_selector("#generate:enabled")
 
 

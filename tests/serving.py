@@ -51,12 +51,8 @@ def serving(folder, script=APP, **pipes):
             time.sleep(0.1)
         yield address, process
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()  # a client that still listens would keep it from ending cleanly for seconds
+        process.wait()
 
 
 def _answers(address):

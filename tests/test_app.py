@@ -110,6 +110,7 @@ def test_nothing_stays_on_the_disk(tmp_path):
         assert any(path.is_file() for path in files.rglob("*")), "the test looks in the wrong place"
         process.terminate()
         assert process.wait(30) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
     assert not [path for path in files.rglob("*") if path.is_file()]
 
 
