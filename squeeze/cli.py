@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from functools import partial
@@ -150,7 +151,7 @@ def _generate(options: argparse.Namespace) -> int:
     before = open_picture(options.recipe) if options.verify and is_png(options.recipe) else None
     if options.out.suffix.lower() != ".png":
         raise RequestError("out_suffix", value=options.out)
-    if not options.out.parent.is_dir():
+    if not os.path.isdir(options.out.parent):
         raise RequestError("out", value=options.out, folder=options.out.parent)
     beside = options.out.with_suffix(".json")
     for path in (options.out, beside):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .cli_checks import above_zero, check_writable
 from .files import write_text
-from .models.loading import LoadError
+from .models.loading import LoadError, find_device
 from .request import RequestError
 
 
@@ -35,9 +34,7 @@ def _bench(options: argparse.Namespace) -> int:
     from .bench.run import BLOCKS, chosen, made_on, run
 
     names = chosen(options.only)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise LoadError("This asks for cuda, but torch sees no CUDA device. Use --device cpu, or leave it out.")
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = find_device(options.device or "auto")
     file = Path(options.json) if options.json not in (None, "-") else None
     made = made_on(device)
     blocks: dict[str, Any] = _kept(file, made) if file else {}
@@ -46,8 +43,8 @@ def _bench(options: argparse.Namespace) -> int:
         print(f"{name}: {len(block['rows'])} rows in {block['seconds']:.0f} s", file=sys.stderr)
         report = {"made": made, "blocks": {name: blocks[name] for name in BLOCKS if name in blocks}}
         if file:
-            write_text(file, json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report) if options.json == "-" else as_markdown(report))
+            write_text(file, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    print(json.dumps(report, allow_nan=False) if options.json == "-" else as_markdown(report))
     return 0
 
 
@@ -56,10 +53,10 @@ def _kept(file: Path, made: dict[str, str]) -> dict[str, Any]:
     figures are another machine's or it is no report."""
     from .bench.rows import as_markdown
 
-    if not file.parent.is_dir():
+    if not os.path.isdir(file.parent):
         raise RequestError("out", value=file, folder=file.parent)
     check_writable(file)
-    if not file.exists():
+    if not os.path.exists(file):
         return {}
     try:
         report = json.loads(file.read_text(encoding="utf-8"))

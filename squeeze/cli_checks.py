@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .balance import PRESETS
+from .files import part_of
 from .recipe import number
 from .request import RequestError
 
@@ -82,10 +83,16 @@ def training_seed(text: str) -> int:
 
 
 def check_writable(path: Path) -> None:
-    """Raises RequestError where a file cannot be written, which an hour's work must not end with: `path` is a folder,
-    or the nearest folder above it that is there takes no files."""
+    """Raises RequestError where a file cannot be written, which an hour's work must not end with: `path` is a folder or
+    too long a name, or the nearest folder above it that is there takes no files."""
     if os.path.isdir(path):
         raise RequestError("out_folder", value=path)
+    try:
+        os.lstat(part_of(path))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except OSError as error:
+        raise RequestError("out_name", value=path, reason=error.strerror) from error
     above = next(folder for folder in path.absolute().parents if os.path.exists(folder))
     if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
         raise RequestError("out_closed", value=path, folder=above)

@@ -30,11 +30,16 @@ def not_written(path: Path, error: Exception, then: str) -> WriteError:
     return WriteError(f"{what}: {path} was not written; what was finished before is kept. {remedy}, then {then}.")
 
 
+def part_of(path: Path) -> Path:
+    """What a file is named until it is whole."""
+    return path.with_name(f".{path.name}.part")
+
+
 @contextmanager
 def whole(path: Path, then: str = AGAIN) -> Iterator[Path]:
     """A path beside `path` to write to; it takes its place when the block ends well and is removed
     otherwise. Raises WriteError where the disk is full or cannot be written to; it ends with what to do `then`."""
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part

@@ -47,6 +47,7 @@ SENTENCES: dict[str, str] = {
     "out": "There is no folder {folder} to write {value} into. Make it first, or choose another path.",
     "out_folder": "{value} is a folder, so no file can be written there. Choose another path.",
     "out_closed": "Nothing can be written into {folder}, so {value} cannot. Choose another path, or change its rights.",
+    "out_name": "No file can be named {value} ({reason}). Choose another path.",
     "count": "The number of cases must be at least 1, not {value}.",
     "earlier": "The step of a branch must be a whole number above those before it and below {total}, not {value}.",
     "no_run": "The run to branch from is no longer kept. Generate it anew, then choose a step of it.",

@@ -135,7 +135,7 @@ def test_what_must_be_equal_is_not_equal_anyway(bench):
     assert furthest(drawing.kontext(scene)(), ours) <= 1e-4
     assert furthest(scene.drawn(balance=drawing.STAGES, cfg=1.0)[-1], ours) > 1e-2
     assert furthest(scene.drawn(balance=drawing.BOTH, cfg=2.5, uncond="full")[-1], ours) > 1e-2, "negative says nothing"
-    one, half = (drawing.one_step(scene, balanced) for balanced in (0.5, 0.75))
+    one, half = (drawing.one_step(scene, Weights(mllm=kept, vae=1.0)) for kept in (1.0, 0.5))
     assert furthest(one, half) > 1e-3, "weights between 0 and 1 change nothing"
 
 
@@ -184,14 +184,23 @@ def test_a_block_out_of_memory_is_a_sentence_and_the_next_one_runs(monkeypatch, 
     assert "| loop | loop | not measured |" in table
 
 
-def test_a_device_that_fails_is_a_sentence():
-    def fails():
-        yield Row(what="first", value=1.0)
+def test_a_device_that_fails_is_a_sentence_and_what_was_measured_is_kept(monkeypatch, tmp_path, capsys):
+    def fails(*_):
         raise torch.AcceleratorError("CUDA error: unspecified launch failure\nmore")
 
-    first, last = attempted("loop", fails())
-    assert (first.value, last.value) == (1.0, None)
-    assert last.note == "Not measured: the device failed (CUDA error: unspecified launch failure)."
+    def first(_bench):
+        yield Row(what="first", value=1.0)
+        monkeypatch.setattr(torch.cuda, "empty_cache", fails)  # it says so to whoever asks from now on
+        fails()
+
+    monkeypatch.setitem(run.BLOCKS, "loop", first)
+    monkeypatch.setitem(run.BLOCKS, "stages", fails)
+    file = tmp_path / "bench.json"
+    assert main(["bench", "--device", "cpu", "--only", "loop", "stages", "--json", str(file)]) == 0
+    rows = [row for block in json.loads(file.read_text())["blocks"].values() for row in block["rows"]]
+    assert [row["value"] for row in rows] == [1.0, None, None]
+    for row in rows[1:]:
+        assert row["note"] == "Not measured: the device failed (CUDA error: unspecified launch failure)."
 
 
 def test_other_errors_are_not_hidden():
@@ -229,19 +238,47 @@ def test_without_bitsandbytes_it_says_so_and_measures_the_rest(monkeypatch, benc
 
 
 def test_on_a_card_bytes_and_seconds_are_measured_too(monkeypatch, bench, once):
-    """The rows of a card on the CPU: its counters are made up."""
-    counters = {"max_memory_reserved": 30 * 2**30, "max_memory_allocated": 3 * 2**30, "memory_allocated": 2**30}
-    for name, value in counters.items():
-        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    """The rows of a card on the CPU: its counters are made up, and peaks last until they are reset."""
+    held, peak = [0], [0]
+
+    def takes(gib, work, passing=1):
+        def taking(*arguments, **options):
+            made = work(*arguments, **options)
+            held[0] += gib * 2**30
+            peak[0] = max(peak[0], held[0] + passing * 2**30)
+            return made
+
+        return taking
+
+    def reset():
+        peak[0] = held[0]
+
+    for name in ("max_memory_reserved", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda: peak[0])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held[0])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    monkeypatch.setattr(whole, "_reader", takes(5, whole._reader, passing=3))
+    monkeypatch.setattr(whole, "_read", takes(0, whole._read))
     bench.card = True
-    read = {row.what: row for row in whole.mllm(bench)}
-    assert read["passing tensors of a reading in 8-bit"].value == 2
+    rows = list(whole.mllm(bench))
+    read = {row.what: row for row in rows}
+    assert len(read) == len(rows), "one thing is said twice"
+    assert read["weights in 8-bit"].value == 5
+    assert read["passing tensors of a reading in float32"].value == 1
     assert read["weights in 8-bit"].kind == "measured"
     assert {"reading: 8-bit", "reading: float32"} <= set(read)
+    load, sizes = whole.load, {"resident": 29, "swap": 19, "lean": 22}
+
+    def loaded(*arguments, memory, **options):
+        held[0] = 0  # the plan before is gone
+        return takes(sizes[memory], load)(*arguments, memory=memory, **options)
+
+    held[0] = peak[0] = 40 * 2**30  # of what was measured before
+    monkeypatch.setattr(whole, "load", loaded)
+    monkeypatch.setattr(whole, "cleared", lambda: held.__setitem__(0, 0))
     plans = {row.what: row for row in whole.memory(bench)}
     peaks = {name: plans[f"plan {name}: peak reserved memory, loading included"] for name in PLANS}
-    assert [(row.value, row.kept) for row in peaks.values()] == [(30, True), (30, None), (30, False)]
+    assert [(row.value, row.kept) for row in peaks.values()] == [(30, True), (20, None), (23, False)]
     assert plans["plan lean: a picture, reading included"].unit == "s"
     assert plans["plan swap and resident: largest difference of the latents"].goal == "= 0"
 
@@ -283,6 +320,9 @@ def test_a_stopped_bench_leaves_no_files(tmp_path):
 def test_mistakes_are_refused_with_a_sentence(capsys, tmp_path):
     assert "'speed'" in refused(capsys, "--only", "speed")
     assert "There is no folder" in refused(capsys, "--json", str(tmp_path / "none" / "bench.json"))
+    for length in (250, 300):  # a file has a longer name until it is whole
+        assert "name too long" in refused(capsys, "--json", str(tmp_path / ("b" * length))), length
+    assert "There is no folder" in refused(capsys, "--json", str(tmp_path / ("b" * 300) / "bench.json"))
     (tmp_path / "notes.json").write_text("[1, 2]")
     assert "no report" in refused(capsys, "--json", str(tmp_path / "notes.json"))
     assert (tmp_path / "notes.json").read_text() == "[1, 2]"
@@ -304,14 +344,15 @@ def test_minutes_must_be_above_zero(capsys, minutes):
 
 
 def test_a_report_takes_more_blocks_of_the_same_machine_only(monkeypatch, tmp_path, capsys):
-    for value, name in enumerate(("loop", "stages", "weights")):
-        monkeypatch.setitem(run.BLOCKS, name, lambda _bench, value=value: iter([Row(what="one", value=value + 1.0)]))
+    values = iter(range(1, 5))
+    for name in ("loop", "stages", "weights"):
+        monkeypatch.setitem(run.BLOCKS, name, lambda _bench: iter([Row(what="one", value=next(values))]))
     file = tmp_path / "bench.json"
     for names in (["stages", "weights"], ["loop", "stages"]):
         assert main(["bench", "--device", "cpu", "--json", str(file), "--only", *names]) == 0
     report = json.loads(file.read_text())
-    assert {name: len(block["rows"]) for name, block in report["blocks"].items()} == {
-        "loop": 1, "stages": 1, "weights": 1,
+    assert {name: [row["value"] for row in block["rows"]] for name, block in report["blocks"].items()} == {
+        "loop": [3], "stages": [4], "weights": [2],
     }  # fmt: skip
     assert capsys.readouterr().out.count("| one |") == 2 + 3, "the table holds every block of the file"
     report["made"]["torch"] = "1.0"

@@ -1,14 +1,15 @@
 """Times of the benchmark: interleaved within their minutes, compared, and shown. Nothing is timed here: the seconds are
 made up."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from squeeze.bench import run, timing
-from squeeze.bench.rows import Row, as_dict, as_markdown, at_most, attempted, compared
-from squeeze.bench.scene import Bench
+from squeeze.bench.rows import Row, as_dict, as_markdown, at_most, attempted, compared, timed
+from squeeze.bench.scene import Bench, furthest
 from squeeze.bench.sizes import SIZES
 
 CPU = torch.device("cpu")
@@ -63,15 +64,53 @@ def test_one_round_at_least_and_none_once_the_minutes_are_over(watch):
     assert "1 minutes were over" in row.note
 
 
+def test_measurements_of_a_block_share_what_it_may_take(watch):
+    clock = timing.Clock(1)
+    clock.share(2)  # 30 seconds
+    clock.part(2)
+    assert len(timing.interleaved({"a": watch.side("a", 4.0)}, clock, CPU)["a"]) == 2, "12 of 15 seconds"
+    clock.part(1)
+    assert len(timing.interleaved({"a": watch.side("a", 4.0)}, clock, CPU)["a"]) == 3, "16 of the 18 that are left"
+
+
+def test_sides_that_have_run_are_not_run_for_nothing(watch):
+    timing.interleaved({"a": watch.side("a", 1.0)}, timing.Clock(10), CPU, rounds=1, warm=True)
+    assert watch.ran == ["a"]
+
+
+def test_a_call_is_over_when_the_card_has_done_it(monkeypatch):
+    done = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: done.append(device.type))
+    timing.seconds(lambda: done.append("asked"), torch.device("cuda"))
+    assert done == ["cuda", "asked", "cuda"], "what was asked before is counted, or what is still to be done is not"
+
+
 def test_medians_and_quartiles_are_of_the_ratios_of_each_round():
     times = {"a": [2.0, 3.0, 8.0, 5.0, 4.0], "b": [1.0, 1.0, 2.0, 1.0, 1.0]}
     assert timing.ratio(times, "a", "b") == timing.Spread(median=4.0, low=3.0, high=4.0, count=5)
-    first, *others = compared("step", times, "a", "b", True, most=3.5)
-    assert (first.kept, first.goal) == (False, "<= 3.5")
-    assert [(row.what, row.value, row.unit) for row in others] == [("step: a", 4.0, "s"), ("step: b", 1.0, "s")]
-    (alone,) = compared("step", times, "a", "b", False, least=3.5)
+    for limit, kept in (({"most": 3.5}, False), ({"least": 3.5}, True)):
+        assert compared("step", times, "a", "b", True, **limit).kept is kept
+    seconds = [(row.what, row.value, row.unit) for row in timed("step", times, True)]
+    assert seconds == [("step: a", 4.0, "s"), ("step: b", 1.0, "s")]
+    alone = compared("step", times, "a", "b", False, least=3.5)
     assert (alone.kept, alone.goal) == (None, None), "a goal for a card cannot be missed by a CPU"
     assert "ratio only" in alone.note
+    assert not list(timed("step", times, False))
+
+
+def test_two_rounds_decide_nothing():
+    row = compared("step", {"a": [2.0, 2.0], "b": [1.0, 1.0]}, "a", "b", True, most=1.5)
+    assert (row.value, row.goal, row.kept) == (2.0, "<= 1.5", None)
+    assert "Too few rounds" in row.note
+
+
+def test_what_is_no_number_is_missed_and_still_json():
+    row = as_dict(at_most("apart", furthest(torch.tensor([float("nan")]), torch.zeros(1)), 1e-4))
+    assert (row["value"], row["kept"]) == (None, False)
+    assert "No number" in json.loads(json.dumps(row, allow_nan=False))["note"]
+    made = dict.fromkeys(("device", "size", "dtype", "attention", *run.LIBRARIES), "1")
+    table = as_markdown({"made": made, "blocks": {"loop": {"date": "2000-01-01", "rows": [row]}}})
+    assert "| loop | apart | no number |  | <= 0.0001 **missed** |" in table
 
 
 def test_the_table_shows_what_was_missed_and_how_often_it_was_measured():

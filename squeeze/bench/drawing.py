@@ -11,10 +11,11 @@ from torch import Tensor
 from .. import balance
 from ..images import to_picture
 from ..models.dit import Dit
+from ..models.kernels import lse_kernel
 from ..models.vae import PreviewMap, Vae
 from ..sampling import unpack
 from .flops import counted, formula, left_out
-from .rows import DERIVED, Row, at_most, compared, equal
+from .rows import DERIVED, Row, at_most, compared, equal, timed
 from .scene import Bench, Scene, forwards, furthest, make_scene
 from .sizes import SIZES, autoencoder, transformer
 from .timing import interleaved
@@ -38,7 +39,8 @@ def loop(bench: Bench) -> Iterator[Row]:
                 side()
             yield equal(f"forwards of {name}", len(seen), scene.request.steps)
     times = interleaved(sides, bench.clock, bench.device)
-    yield from compared("whole loop", times, *sides, bench.card, most=1.02)
+    yield compared("whole loop", times, *sides, bench.card, most=1.02)
+    yield from timed("whole loop", times, bench.card)
 
 
 def kontext(scene: Scene) -> Callable[[], Tensor]:
@@ -83,8 +85,9 @@ def stages(bench: Bench) -> Iterator[Row]:
         yield equal(f"forwards of {name} with other tokens than planned", wrong, 0)
     cost = {name: sum(formula(scene.dit.model, tokens) for tokens in plan) for name, plan in planned.items()}
     yield Row(what="FLOPs of naive / ours, by the formula", kind=DERIVED, value=cost["naive"] / cost["ours"], unit="x")
-    times = interleaved(sides, bench.clock, bench.device)
-    yield from compared(f"{steps} steps with CFG", times, *sides, bench.card, least=1.4)
+    times = interleaved(sides, bench.clock, bench.device, warm=True)  # their forwards were counted
+    yield compared(f"{steps} steps with CFG", times, *sides, bench.card, least=1.4)
+    yield from timed(f"{steps} steps with CFG", times, bench.card)
 
 
 def _planned(scene: Scene, balances: tuple[float, float, float], uncond: str) -> list[int]:
@@ -106,31 +109,37 @@ def weights(bench: Bench) -> Iterator[Row]:
         def forward() -> Tensor:
             weighing.merge = merge
             try:
-                return one_step(scene, balanced)
+                return one_step(scene, balance.weights(balanced))
             finally:
                 weighing.merge = None
 
         return forward
 
-    for balanced, group in ((0.75, "MLLM"), (0.25, "reference")):
+    model = scene.dit.model
+    kernel = lse_kernel(bench.device, model.dtype, model.config.attention_head_dim).__name__.strip("_")
+    notes = {"merged": f"Kernel {kernel}.", "masked": ""}
+    used = "merged" if bench.card else "masked"  # what weighted_attention takes by itself
+    notes[used] = f"What the program uses here. {notes[used]}".strip()
+    for left, (balanced, group) in ((2, (0.75, "MLLM")), (1, (0.25, "reference"))):
+        bench.clock.part(left)
         if not bench.card:
             apart = furthest(step(balanced, True)(), step(balanced, False)())
             yield at_most(f"{group} tokens at 0.5: largest difference of merged and masked attention", apart, 1e-5)
         sides = {"merged": step(balanced, True), "masked": step(balanced, False), "weight 1": step(0.5)}
         times = interleaved(sides, bench.clock, bench.device)
         what = f"step, {group} tokens at 0.5"
-        used = "merged" if bench.card else "masked"  # what weighted_attention takes by itself
-        other = "masked" if used == "merged" else "merged"
-        yield from compared(what, times, used, "weight 1", bench.card, most=1.04, note="What the program uses here.")
-        yield from compared(what, times, other, "weight 1", bench.card)
+        for name, note in notes.items():
+            most = 1.04 if name == used else None
+            yield compared(what, times, name, "weight 1", bench.card, most=most, note=note)
+        yield from timed(what, times, bench.card)
 
 
 @torch.inference_mode()
-def one_step(scene: Scene, balanced: float) -> Tensor:
-    """The velocity (1, N, 4 C) of one forward at one balance."""
+def one_step(scene: Scene, weights: balance.Weights) -> Tensor:
+    """The velocity (1, N, 4 C) of one forward."""
     return scene.dit.velocity(
-        scene.noise, scene.img_ids, 0.9, conditioning=scene.conditioning, identity=scene.identity,
-        weights=balance.weights(balanced), guidance=scene.request.guidance,
+        scene.noise, scene.img_ids, 0.9, conditioning=scene.conditioning, identity=scene.identity, weights=weights,
+        guidance=scene.request.guidance,
     )  # fmt: skip
 
 
@@ -141,19 +150,13 @@ def previews(bench: Bench) -> Iterator[Row]:
     channels = scene.dit.channels // 4
     seen = PreviewMap(torch.randn(192, channels, 3, 3, generator=generator), torch.zeros(192)).to(bench.device)
 
-    def step() -> None:
-        one_step(scene, 0.5)
-        scene.dit.velocity(
-            scene.noise, scene.img_ids, 0.9, conditioning=scene.conditioning, identity=scene.identity,
-            weights=balance.Weights(mllm=0.0, vae=0.0), guidance=scene.request.guidance,
-        )  # fmt: skip
-
     sides = {
         "preview": lambda: to_picture(seen(unpack(scene.noise, side, side))),
-        "step": torch.inference_mode()(step),
+        "step": lambda: [one_step(scene, balance.Weights(mllm=kept, vae=kept)) for kept in (1.0, 0.0)],
     }
     times = interleaved(sides, bench.clock, bench.device)
-    yield from compared(f"{8 * side} px", times, *sides, bench.card, most=0.01)
+    yield compared(f"{8 * side} px", times, *sides, bench.card, most=0.01)
+    yield from timed(f"{8 * side} px", times, bench.card)
 
 
 def resume(bench: Bench) -> Iterator[Row]:
@@ -176,8 +179,8 @@ def resume(bench: Bench) -> Iterator[Row]:
     }
     times = interleaved(sides, bench.clock, bench.device)
     what = f"last balance changed, {scene.request.steps - border} of {scene.request.steps} steps"
-    note = "Reading left out: it is cached."
-    yield from compared(what, times, *sides, bench.card, most=0.7, note=note)
+    yield compared(what, times, *sides, bench.card, most=0.7, note="Reading left out: it is cached.")
+    yield from timed(what, times, bench.card)
 
 
 def flops(bench: Bench) -> Iterator[Row]:
@@ -186,8 +189,8 @@ def flops(bench: Bench) -> Iterator[Row]:
         meta = torch.device("meta")
         scene = make_scene(SIZES[size], Dit(transformer(SIZES[size], meta)), meta)
         for stage, weighed in zip(balance.STAGES, STAGES, strict=True):
-            yield from _counted(scene, f"{size} size, stage {stage}", balance.weights(weighed))
             bench.clock.check()
+            yield from _counted(scene, f"{size} size, stage {stage}", balance.weights(weighed))
 
 
 def _counted(scene: Scene, what: str, weighed: balance.Weights) -> Iterator[Row]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -16,12 +17,14 @@ from ..request import RequestError
 from .timing import OutOfTime, Spread, ratio, spread
 
 MEASURED, DERIVED = "measured", "derived"  # every figure is one of these; none is cited
+FEW = 3  # rounds; fewer decide nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One figure: `value` in `unit` with quartiles `low` and `high` of `count` repetitions where it was repeated.
-    `value` None: not measured, `note` says why. `goal` is a condition on the value, `kept` whether it is met."""
+    `value` None: not measured, `note` says why, or no number where a goal is missed by that. `goal` is a condition on
+    the value, `kept` whether it is met."""
 
     what: str
     kind: str = MEASURED
@@ -48,18 +51,24 @@ def equal(what: str, value: float, expected: float, **fields: Any) -> Row:
 def compared(
     what: str, times: Mapping[str, Sequence[float]], over: str, under: str, card: bool, *,
     most: float | None = None, least: float | None = None, note: str = "",
-) -> Iterator[Row]:  # fmt: skip
-    """The ratio of two sides' times, with a goal where there is one and a card to reach it on; on a card also the
-    seconds of both, which are worth nothing on a CPU that others share."""
+) -> Row:  # fmt: skip
+    """The ratio of two sides' times, with a goal where there is one and a card to reach it on; whether it is met is
+    left open after fewer than FEW rounds."""
     found = ratio(times, over, under)
     limit = most if most is not None else least
     goal = None if limit is None or not card else f"{'<=' if most is not None else '>='} {limit:g}"
-    kept = None if goal is None else found.median <= limit if most is not None else found.median >= limit
-    note = note if card else " ".join([note, "CPU: a ratio only."]).strip()
-    yield Row(what=f"{what}: time of {over} / {under}", unit="x", goal=goal, kept=kept, note=note, **figures(found))
-    if card:
-        for name in (over, under):
-            yield Row(what=f"{what}: {name}", unit="s", **figures(spread(times[name])))
+    kept = None
+    if goal is not None and found.count >= FEW:
+        kept = found.median <= limit if most is not None else found.median >= limit
+    few = "Too few rounds to say whether it is met." if goal is not None and kept is None else ""
+    note = " ".join(part for part in (note, few, "" if card else "CPU: a ratio only.") if part)
+    return Row(what=f"{what}: time of {over} / {under}", unit="x", goal=goal, kept=kept, note=note, **figures(found))
+
+
+def timed(what: str, times: Mapping[str, Sequence[float]], card: bool) -> Iterator[Row]:
+    """The seconds of each side on a card; on a CPU that others share they are worth nothing, and none are said."""
+    for name, taken in times.items() if card else ():
+        yield Row(what=f"{what}: {name}", unit="s", **figures(spread(taken)))
 
 
 def attempted(what: str, rows: Iterator[Row]) -> Iterator[Row]:
@@ -80,9 +89,13 @@ def attempted(what: str, rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def cleared() -> None:
-    """What nobody holds any more leaves the device."""
+    """What nobody holds any more leaves the device; one that has failed keeps it and says the same to whoever asks."""
     gc.collect()
-    torch.cuda.empty_cache()
+    try:
+        torch.cuda.empty_cache()
+    except RuntimeError as error:
+        if trouble(error) != "device":
+            raise
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
@@ -102,7 +115,9 @@ def as_markdown(report: Mapping[str, Any]) -> str:
 
 
 def as_dict(row: Row) -> dict[str, Any]:
-    """A row for JSON."""
+    """A row for JSON, which has no word for what is no number."""
+    if row.value is not None and not math.isfinite(row.value):
+        row = replace(row, value=None, note=f"No number came out. {row.note}".strip())
     return asdict(row)
 
 
@@ -116,10 +131,11 @@ def figures(found: Spread) -> dict[str, Any]:
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
+    missed = "" if row["kept"] is None or row["kept"] else " **missed**"
+    goal = (row["goal"] or "") + missed
     if row["value"] is None:
-        return ["not measured", "", ""]
+        return ["no number" if missed else "not measured", "", goal]
     value = f"{row['value']:.4g} {row['unit']}".strip()
     quartiles = "" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g} "
     counted = "" if row["count"] is None else f"{quartiles}({row['count']})"
-    missed = "" if row["kept"] is None or row["kept"] else " **missed**"
-    return [value, counted, (row["goal"] or "") + missed]
+    return [value, counted, goal]

@@ -18,7 +18,7 @@ import torch
 from ..models.kernels import pick_backend
 from ..request import RequestError
 from .drawing import flops, loop, previews, resume, stages, weights
-from .rows import Row, as_dict, attempted
+from .rows import Row, as_dict, attempted, cleared
 from .scene import Bench
 from .sizes import SIZES, Size, transformer
 from .timing import Clock
@@ -72,6 +72,7 @@ def run(minutes: float, device: torch.device, names: Sequence[str]) -> Iterator[
             clock.share(len(names) - done)
             began = time.monotonic()
             rows = [as_dict(row) for row in attempted(name, _block(bench, name))]
+            cleared()  # hoisted modulations hold their transformer in a circle
             date = datetime.datetime.now(datetime.UTC).date().isoformat()
             yield name, {"date": date, "seconds": round(time.monotonic() - began, 1), "rows": rows}
 

@@ -138,7 +138,7 @@ def transformer(size: Size, device: torch.device | str) -> FluxTransformer2DMode
     """The transformer on `device`; on "meta" it has shapes and no weights."""
     with _shapes(size.dtype):
         made = FluxTransformer2DModel(**size.transformer)
-    return made.eval() if str(device) == "meta" else filled(made.to_empty(device=device), size.std)
+    return made.eval() if str(device) == "meta" else filled(made.to_empty(device=device), size)
 
 
 def autoencoder(size: Size, device: torch.device) -> AutoencoderKL:
@@ -150,7 +150,7 @@ def autoencoder(size: Size, device: torch.device) -> AutoencoderKL:
     }  # fmt: skip
     with _shapes(size.dtype):
         made = AutoencoderKL(**options, **size.vae)
-    return filled(made.to_empty(device=device), size.std)
+    return filled(made.to_empty(device=device), size)
 
 
 def write_mllm(size: Size, folder: Path) -> None:
@@ -162,7 +162,7 @@ def write_mllm(size: Size, folder: Path) -> None:
     )  # fmt: skip
     with _shapes(size.dtype):
         made = InternVLForConditionalGeneration(config)
-    filled(made.to_empty(device="cpu"), size.std).save_pretrained(folder)
+    filled(made.to_empty(device="cpu"), size).save_pretrained(folder)
     words = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*SPECIAL, WORD])}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
@@ -178,15 +178,16 @@ def write_drawer(size: Size, folder: Path) -> None:
     """What a profile needs beside the MLLM: aggregation, transformer and VAE, a folder each."""
     with _shapes(size.dtype):
         squeezed = Aggregation(**size.aggregation)
-    filled(squeezed.to_empty(device="cpu"), size.std).save_pretrained(folder / "aggregation")
+    filled(squeezed.to_empty(device="cpu"), size).save_pretrained(folder / "aggregation")
     transformer(size, torch.device("cpu")).save_pretrained(folder / "transformer")
     autoencoder(size, torch.device("cpu")).save_pretrained(folder / "vae")
 
 
 @torch.no_grad()
-def filled(module: nn.Module, std: float | None) -> nn.Module:
-    """The module in evaluation mode, every weight drawn anew; on a machine with a card there, where it is fast."""
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def filled(module: nn.Module, size: Size) -> nn.Module:
+    """The module in evaluation mode, every weight drawn anew; on the size's device, since billions take long on a
+    CPU."""
+    place, std = torch.device(size.profile["device"]), size.std
     generator = torch.Generator(place).manual_seed(0)
     for name, weight in module.named_parameters():
         noise = torch.randn(weight.shape, generator=generator, device=place, dtype=weight.dtype)

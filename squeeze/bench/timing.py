@@ -17,21 +17,30 @@ class OutOfTime(RuntimeError):
 
 
 class Clock:
-    """The whole run's box, and of it the share of the block that is under way."""
+    """The whole run's box, of it the share of the `block` that is under way, and of that what a measurement may take,
+    `until` when."""
 
     def __init__(self, minutes: float) -> None:
         self.minutes = minutes
-        self.end = self.until = time.monotonic() + 60 * minutes
+        self.end = self.block = self.until = time.monotonic() + 60 * minutes
 
     def share(self, blocks: int) -> None:
         """The next block may take its equal part of what is left for `blocks` of them."""
-        now = time.monotonic()
-        self.until = now + max(0.0, self.end - now) / blocks
+        self.block = self.until = _part(self.end, blocks)
+
+    def part(self, parts: int) -> None:
+        """The next measurement may take its equal part of what is left of the block for `parts` of them."""
+        self.until = _part(self.block, parts)
 
     def check(self) -> None:
         """Raises OutOfTime once the whole run's minutes are over."""
         if time.monotonic() >= self.end:
             raise OutOfTime(f"Not measured: the {self.minutes:g} minutes were over. Give more with --minutes.")
+
+
+def _part(end: float, parts: int) -> float:
+    now = time.monotonic()
+    return now + max(0.0, end - now) / parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +69,17 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def interleaved(
-    sides: Mapping[str, Callable[[], Any]], clock: Clock, device: torch.device, rounds: int | None = None
-) -> dict[str, list[float]]:
-    """Seconds of every side in every round: `rounds` of them (ROUNDS if left out), or as many as fit into the block's
-    share, but one at least.
+    sides: Mapping[str, Callable[[], Any]], clock: Clock, device: torch.device, rounds: int | None = None,
+    warm: bool = False,
+) -> dict[str, list[float]]:  # fmt: skip
+    """Seconds of every side in every round: `rounds` of them (ROUNDS if left out), or as many as fit into what the
+    clock leaves for it, but one at least.
 
-    Each side runs once before, which is not counted. Raises OutOfTime where the whole run's minutes are over.
+    Each side runs once before, which is not counted, unless they are `warm`. Raises OutOfTime where the whole run's
+    minutes are over.
     """
     clock.check()
-    longest = sum(seconds(side, device) for side in sides.values())
+    longest = 0.0 if warm else sum(seconds(side, device) for side in sides.values())
     times: dict[str, list[float]] = {name: [] for name in sides}
     for done in range(ROUNDS if rounds is None else rounds):
         if not done:

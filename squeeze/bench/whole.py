@@ -20,12 +20,13 @@ from ..models.mllm import Mllm
 from ..models.parts import read_mllm
 from ..models.sources import Located
 from ..pipeline import default_request, generate
-from .rows import DERIVED, MEASURED, Row, at_most, attempted, cleared, compared, figures
+from .rows import DERIVED, MEASURED, Row, at_most, attempted, cleared, compared, figures, timed
 from .scene import Bench, furthest
 from .sizes import write_drawer, write_mllm
 from .timing import interleaved, spread
 
 DISK = {"full": {"mllm": 16 * GIB, "vae": 25 * GIB}, "tiny": {"mllm": 0, "vae": 0}}  # rounded up
+DRAWS = ("aggregation", "transformer", "vae")  # the folders that write_drawer writes
 MOST = {"resident": 36.0, "lean": 22.0}  # GiB, the goals
 
 
@@ -53,7 +54,8 @@ def mllm(bench: Bench) -> Iterator[Row]:
     times = interleaved(sides, bench.clock, bench.device)
     if len(sides) == 2:
         note = "Random weights have no outlier columns, which 8-bit computes apart."
-        yield from compared("reading", times, *sides, bench.card, note=note)
+        yield compared("reading", times, *sides, bench.card, note=note)
+        yield from timed("reading", times, bench.card)
 
 
 def memory(bench: Bench) -> Iterator[Row]:
@@ -68,7 +70,8 @@ def memory(bench: Bench) -> Iterator[Row]:
     except LoadError as error:
         eight_bit, note = False, f"MLLM in {bench.size.profile['dtype']}: {error}"
     drawn: dict[str, tuple[Tensor, float]] = {}
-    for name in PLANS:
+    for done, name in enumerate(PLANS):
+        bench.clock.part(len(PLANS) - done)
         yield from attempted(f"plan {name}", _plan(bench, name, eight_bit, note, drawn))
 
 
@@ -161,5 +164,6 @@ def _write(bench: Bench, part: str) -> None:
         else:
             write_drawer(bench.size, bench.folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(bench.folder / part, ignore_errors=True)  # half of it would be taken for the whole
+        for half in ("mllm",) if part == "mllm" else DRAWS:  # which would be taken for the whole
+            shutil.rmtree(bench.folder / half, ignore_errors=True)
         raise not_written(bench.folder / part, error, "measure again, or name another place with TMPDIR") from error

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -65,8 +66,7 @@ def weighted_attention(
         raise ValueError(f"groups {list(groups)} must cover the {k.shape[1]} keys")
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if not mass and not (q.is_cuda if merge is None else merge):
-        bias = group_bias(groups, q.device).to(q.dtype)
-        out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=_mask(tuple(groups), q.device, q.dtype))
         return Attended(out=out.transpose(1, 2), mass=None)
     groups = list(groups) if mass else _joined(groups)
     attend = lse_kernel(q.device, q.dtype, q.shape[-1])
@@ -81,6 +81,13 @@ def weighted_attention(
     share = torch.stack(logits, -1).softmax(-1)
     merged = sum(out * share[..., i, None] for i, out in enumerate(outs))
     return Attended(out=merged.to(q.dtype).transpose(1, 2), mass=_with_empty(share, groups) if mass else None)
+
+
+@lru_cache(maxsize=16)
+def _mask(groups: tuple[tuple[int, float], ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The bias of `groups`, the same for all layers and steps: to a card it is a transfer that everything waits for."""
+    with torch.inference_mode(False):  # it outlives the run that asks for it first
+        return group_bias(groups, device).to(dtype)
 
 
 def _joined(groups: Groups) -> list[tuple[int, float]]:

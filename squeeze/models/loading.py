@@ -76,7 +76,7 @@ def load(
         named = next(f"{repo}@{revision}" for repo, revision in revisions.items())
         raise LoadError(f"The weights come from {folder}, so --revision {named} has no use. Leave one of the two out.")
     added = wanted_by(profile, adapter)
-    place = find_device(device or profile.device, profile.name)
+    place = find_device(device or profile.device)
     if profile.mllm_8bit:
         check_bitsandbytes(place)
     if compiled:
@@ -143,14 +143,15 @@ def _loaded(
     )
 
 
-def find_device(wanted: str, profile: str) -> torch.device:
-    """The device of that name, tried out; raises LoadError where it is of no use."""
+def find_device(wanted: str = "auto") -> torch.device:
+    """The device of that name, tried out, "auto" being a card where there is one; raises LoadError where it is of no
+    use."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise LoadError(
-            f"Profile {profile!r} is to run on {wanted}, but torch sees no CUDA device. Install a CUDA build of torch "
-            f"or use --device cpu."
+            f"This is to run on {wanted}, but torch sees no CUDA device. Install a CUDA build of torch or use "
+            f"--device cpu."
         )
     try:
         tried = torch.ones(1, device=wanted)

@@ -60,7 +60,7 @@ def train_plush(
     launched = dist.is_torchelastic_launched()
     if launched and device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"  # a card for each process
-    device = str(find_device(device, "plush"))
+    device = str(find_device(device))
     if launched:
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
