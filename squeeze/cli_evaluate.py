@@ -247,6 +247,8 @@ def _dreambench(options: argparse.Namespace) -> int:
     if state.is_main_process:
         for sentence in left_out:
             print(f"Skipped {sentence}", file=sys.stderr)
+        if bench.missing:
+            print(f"The list names subjects that have no folder: {', '.join(bench.missing)}.", file=sys.stderr)
     for done, count, result in dreambench.evaluate(cases, source, scorer, records, state):
         if "skipped" in result:
             print(f"Skipped {result['subject']}, prompt {result['number']}: {result['skipped']}", file=sys.stderr)

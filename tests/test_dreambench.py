@@ -256,6 +256,29 @@ def test_bad_pictures_among_good_ones(bench, metrics, tmp_path):
     assert len(results) == 1, "a picture that was changed keeps the score of the one before"
 
 
+def test_prompts_counted_from_one_are_refused(bench, tmp_path):
+    for subject in ("can", "dog"):
+        (tmp_path / subject).mkdir()
+        for number in (1, 2):
+            random_picture(number).save(tmp_path / subject / f"{number:02}_0.png")
+    with pytest.raises(EvaluationError, match=r"count prompts from 1\. Name them SUBJECT/PROMPT_SEED\.png"):
+        Found(tmp_path, bench)
+    random_picture(0).save(tmp_path / "can" / "00_0.png")
+    assert len(Found(tmp_path, bench).skipped) == 2, "one that is counted from 0 cannot mean this"
+
+
+def test_other_seeds_for_every_prompt_are_all_that_is_possible(bench, tmp_path):
+    for number, subject in enumerate(bench.subjects):
+        (tmp_path / subject.name).mkdir()
+        for prompt in range(2):
+            for seed in range(2):
+                name = f"{prompt:02}_{1000 * number + 10 * prompt + seed}.png"
+                random_picture(seed).save(tmp_path / subject.name / name)
+    cases = Found(tmp_path, bench).cases
+    assert dreambench.possible(bench, cases) == len(cases) == 12
+    assert dreambench.possible(bench, cases[:-1]) == 12
+
+
 def test_nothing_to_score(bench, metrics, tmp_path):
     with pytest.raises(EvaluationError, match=r"no folder .*SUBJECT/PROMPT_SEED\.png"):
         Found(tmp_path / "nowhere", bench)

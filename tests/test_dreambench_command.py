@@ -39,6 +39,7 @@ def test_same_command_same_json(command, tmp_path, capsys):
     assert said[0].out == said[1].out, "the same command printed two different results"
     assert (figures["cases"], figures["asked"], figures["possible"]) == (4, 4, 6)
     assert figures["missing"] == ["vase"]
+    assert "no folder: vase." in said[0].err
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == figures
     report = (tmp_path / "out" / "report.md").read_text()
     assert "| the paper | 0.7482 | 0.8443 | 0.3010 |" in report

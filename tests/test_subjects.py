@@ -52,6 +52,30 @@ def test_a_folder_without_class_word_is_named(data: Path):
     assert any(sentence.startswith("my_mug:") for sentence in read_bench(data).skipped)
 
 
+def test_lines_of_ones_own_are_read_as_they_are_meant(data: Path):
+    (data / "my cat").mkdir()
+    random_picture(1).save(data / "my cat" / "00.jpg")
+    said = LIST.replace("dog,dog\n", "dog , Dog\nmy cat,cat\n").replace(
+        "'a red {0} {1}'", '"a {0} {1} in a chef\'s hat"'
+    )
+    (data / "prompts_and_classes.txt").write_text(said)
+    can, dog, _, mine = read_bench(data).subjects
+    assert can.prompts == ("a can in the jungle", "a can in a chef's hat")
+    assert dog.prompts == ("a Dog in the snow", "a Dog wearing a red hat"), "a dog is alive, however it is written"
+    assert mine.prompts[0] == "a cat in the snow"
+
+
+@pytest.mark.parametrize(
+    "line", ["'a {0} {1} in a chef's outfit'.format(a, b),", "a {0} {1}", "'a {0} {1}', 'b {0} {1}'"]
+)
+def test_a_line_that_is_no_prompt_is_named(data: Path, line: str):
+    first = "'a red {0} {1}'.format(unique_token, class_token)"
+    (data / "prompts_and_classes.txt").write_text(LIST.replace(first, line))
+    with pytest.raises(EvaluationError) as caught:
+        read_bench(data)
+    assert line in str(caught.value)
+
+
 def test_the_fingerprint_knows_photos_and_prompts(data: Path, tmp_path: Path):
     first = read_bench(data).fingerprint
     assert read_bench(write_bench(tmp_path / "again")).fingerprint == first

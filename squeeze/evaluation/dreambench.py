@@ -8,6 +8,7 @@ same command; its cases are split over the processes that accelerate started.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,9 @@ def draw_list(bench: Bench, seeds: int) -> list[Case]:
 
 
 def possible(bench: Bench, cases: list[Case]) -> int:
-    """The number of pairs of subject and prompt times that of seeds."""
-    return sum(len(subject.prompts) for subject in bench.subjects) * len({case.seed for case in cases})
+    """The number of pairs of subject and prompt times that of pictures of one pair, of which some may have fewer."""
+    most = max(Counter((case.subject.name, case.number) for case in cases).values())
+    return sum(len(subject.prompts) for subject in bench.subjects) * most
 
 
 class Drawn:
@@ -108,7 +110,8 @@ class Drawn:
 
 class Found:
     """Pictures that another system made, in a folder as NAMING says (also .jpg, .jpeg, .webp). `skipped` are sentences
-    about what is not named so. Raises EvaluationError where no picture can be told."""
+    about what is not named so. Raises EvaluationError where no picture can be told, and where prompts were counted from
+    1: each would be held against the prompt of the next."""
 
     def __init__(self, folder: Path, bench: Bench) -> None:
         if not folder.is_dir():
@@ -117,12 +120,16 @@ class Found:
         self._paths: dict[str, Path] = {}
         self.cases: list[Case] = []
         subjects = {subject.name: subject for subject in bench.subjects}
+        numbered: set[tuple[str, int]] = set()
         for path in sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES):
             name = f"{path.parent.name}/{path.name}"
             subject, numbers = subjects.get(path.parent.name), re.fullmatch(r"(\d+)_(\d+)", path.stem, re.ASCII)
             if subject is None:
                 self.skipped.append(f"{name}: the data have no such subject.")
-            elif numbers is None or int(numbers[1]) >= len(subject.prompts):
+                continue
+            if numbers:
+                numbered.add((subject.name, int(numbers[1])))
+            if numbers is None or int(numbers[1]) >= len(subject.prompts):
                 self.skipped.append(f"{name}: it names none of the {len(subject.prompts)} prompts. Name it {NAMING}.")
             else:
                 case = Case(subject=subject, number=int(numbers[1]), seed=int(numbers[2]))
@@ -133,6 +140,9 @@ class Found:
                     self.cases.append(case)
         if not self.cases:
             raise EvaluationError(f"{folder} holds no pictures to score. They are named {NAMING}.")
+        from_one = any((name, len(subject.prompts)) in numbered for name, subject in subjects.items())
+        if from_one and not any(number == 0 for _, number in numbered):
+            raise EvaluationError(f"The pictures in {folder} count prompts from 1. Name them {NAMING}.")
         self.cases.sort(key=lambda case: (case.seed, case.number))  # stable: a limit takes from all subjects
 
     def path(self, case: Case) -> Path:

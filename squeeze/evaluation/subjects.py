@@ -3,6 +3,7 @@ subject, and `prompts_and_classes.txt` with each subject's class word and the tw
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def read_bench(folder: Path) -> Bench:
             skipped.append(f"{place.name}: it has no readable photo, so it is left out.")
             continue
         word = words[place.name]
-        made = tuple(prompt.replace(PLACE, word) for prompt in prompts[word in LIVE])
+        made = tuple(prompt.replace(PLACE, word) for prompt in prompts[word.lower() in LIVE])
         digest.update("\n".join(made).encode())
         subjects.append(Subject(name=place.name, word=word, prompts=made, photos=tuple(photos)))
     if not subjects:
@@ -81,15 +82,31 @@ def _read_list(path: Path) -> tuple[dict[str, str], dict[bool, tuple[str, ...]]]
         raise EvaluationError(f"{path} is missing or unreadable. {_GET}") from error
     classes, _, rest = text.partition("\nPrompts")
     objects, _, live = rest.partition("Live Subject Prompts")
-    words = dict(re.findall(r"^([^,\s]+),([^,\n]*\w)\s*$", classes, re.MULTILINE))
+    pairs = [line.split(",") for line in classes.splitlines() if line.count(",") == 1]
+    words = {name.strip(): word.strip() for name, word in pairs if name.strip() and word.strip()}
     words.pop("subject_name", None)
-    prompts = {
-        alive: tuple(re.findall(r"'([^'\n]*" + re.escape(PLACE) + r"[^'\n]*)'", part))
-        for alive, part in ((False, objects), (True, live))
-    }
+    prompts = {alive: _prompts(part, path) for alive, part in ((False, objects), (True, live))}
     if not words or not all(prompts.values()):
         raise EvaluationError(f"{path} is cut short or no such list: class words or prompts are missing. {_GET}")
     return words, prompts
+
+
+def _prompts(part: str, path: Path) -> tuple[str, ...]:
+    """The prompts of one of the lists, a line of Python each. Raises EvaluationError for a line that is none: left out,
+    it would give those after it other numbers."""
+    found = []
+    for line in part.splitlines():
+        if PLACE not in line or line.lstrip().startswith("#"):
+            continue
+        quoted = re.fullmatch(r"""\s*((['"])(?:\\.|(?!\2).)*\2)\.format\([^()]*\)\s*,?\s*""", line)
+        try:
+            found.append(ast.literal_eval(quoted[1] if quoted else ""))
+        except SyntaxError as error:
+            wanted = f"'a {PLACE} in the jungle'.format(unique_token, class_token),"
+            raise EvaluationError(
+                f"{path} has a line that is no prompt: {line.strip()}. Write it as {wanted}"
+            ) from error
+    return tuple(found)
 
 
 _GET = "Take the folder `dataset` of github.com/google/dreambooth."
