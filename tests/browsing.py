@@ -1,4 +1,4 @@
-"""What a visitor does on the page in a real browser, and pictures to upload; the fixtures are in conftest.py."""
+"""What a visitor does on the page in a real browser, and pictures to upload; the fixtures are in shared_fixtures.py."""
 
 import io
 import json

@@ -1,0 +1,212 @@
+"""Shared fixtures: tiny random models, written once and loaded as the program loads its own; the page, served once,
+and a browser."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from browsing import opened
+from pictures import SIDE
+from pressing import BALANCE
+from serving import CAMERA, FLAGS, NO_CHROMIUM, chromium, serving
+from tiny import make_request, random_picture, tiny_profile, write_models
+from tiny_metrics import write_bench, write_metrics
+
+from squeeze.checks import SENTENCES, inspect
+from squeeze.evaluation import likeness
+from squeeze.evaluation.metrics import load_metrics
+from squeeze.models.loading import load
+from squeeze.ui.handlers import Handlers
+from squeeze.ui.timeline import state
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Tiny weights on disk; read-only by agreement, copy it before you damage it."""
+    path = tmp_path_factory.mktemp("tiny")
+    write_models(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def models(folder):
+    """The tiny models as `load` gives them."""
+    return load(tiny_profile(folder))
+
+
+@pytest.fixture
+def request_for(models):
+    """Makes a request of the tiny profile; keywords are fields of Request."""
+
+    def make(**asked):
+        return make_request(models.profile, **asked)
+
+    return make
+
+
+@pytest.fixture
+def forwards(models):
+    """The keyword arguments of every transformer forward of this test, in order."""
+    seen = []
+    handle = models.dit.model.register_forward_pre_hook(lambda _m, _a, kwargs: seen.append(kwargs), with_kwargs=True)
+    yield seen
+    handle.remove()
+
+
+# --- references looked at -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wanting(models):
+    """The tiny models with a profile that wants references of `reference` pixels."""
+
+    def make(reference=SIDE, square=True):
+        limits = replace(models.profile.limits, reference=reference)
+        return replace(models, profile=replace(models.profile, square=square, limits=limits))
+
+    return make
+
+
+@pytest.fixture
+def said(wanting):
+    """The codes of the notices on a picture or file."""
+
+    def say(source, box=None, **profile):
+        found = inspect(wanting(**profile), source, box=box).notices
+        assert [n.code for n in found] == sorted({n.code for n in found}, key=list(SENTENCES).index), "order, or twice"
+        assert all("{" not in str(n) and str(n).endswith(".") for n in found), "a sentence is not filled"
+        return {n.code for n in found}
+
+    return say
+
+
+# --- DreamBench in small --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """The models that score, with random weights on disk."""
+    return write_metrics(tmp_path_factory.mktemp("metrics"))
+
+
+@pytest.fixture(scope="session")
+def metrics(checkpoints):
+    return load_metrics(checkpoints, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Subjects and prompts in the benchmark's layout; read-only by agreement."""
+    return write_bench(tmp_path_factory.mktemp("data") / "dataset")
+
+
+# --- the page without a browser -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def handlers(models):
+    return Handlers(models, [])
+
+
+@pytest.fixture
+def form(tmp_path):
+    """A whole form as the page sends it; keywords change it."""
+    random_picture(0).save(tmp_path / "toy.png")
+
+    def make(balance=BALANCE, counts=(2, 2, 2), touched=True, earlier=(), **changed):
+        filled = {
+            "reference": {"path": str(tmp_path / "toy.png")}, "prompt": "a toy", "steps": 6, "cfg": 1, "seed": 7,
+            "random": False, "eta": 0, "uncond": "lean", "late_text": "drop",
+            "timeline": state(counts, balance, touched=touched, earlier=earlier),
+        }  # fmt: skip
+        return filled | changed
+
+    return make
+
+
+@pytest.fixture
+def few_renders(monkeypatch):
+    """Pictures are compared with so many renders that it takes no time."""
+    monkeypatch.setattr(likeness, "RENDERS", 8)
+
+
+# --- the page and a browser -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """The folder of the server's uploads and pictures."""
+    return tmp_path_factory.mktemp("server") / "files"
+
+
+@pytest.fixture(scope="session")
+def server(files):
+    """The address of `python app.py`, started once."""
+    with serving(files.parent) as (address, _):
+        yield address
+    written = (files.parent / "log").read_text()
+    assert "Traceback" not in written, f"A visitor's slip printed a traceback on the server: {written[-3000:]}"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium with a camera; without one these tests are skipped, except on CI."""
+    from playwright.sync_api import sync_playwright
+
+    if (path := chromium()) is None:
+        pytest.fail(NO_CHROMIUM) if os.environ.get("CI") else pytest.skip(NO_CHROMIUM)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=FLAGS + CAMERA)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(server, browser):
+    """Opens the page, or `query` of it, in a browser of its own, as another visitor, or in a tab of the one `beside`.
+    Afterwards nothing may have been written to a console."""
+    pages, contexts = [], []
+
+    def open_page(query="", beside=None):
+        if beside is None:
+            contexts.append(browser.new_context(viewport={"width": 1280, "height": 720}))
+        pages.append(opened(server + query, beside.context if beside else contexts[-1]))
+        return pages[-1]
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    written = [text for page in pages for text in page.written]
+    assert not written, f"the browser's console says: {written}"
+
+
+@pytest.fixture(scope="session")
+def shared(browser):
+    """The browser of all tests that are of one visitor with one tab: it has loaded the page's scripts before."""
+    return browser.new_context(viewport={"width": 1280, "height": 720})
+
+
+@pytest.fixture(scope="session")
+def keeper(server, shared):
+    """A tab that stays, of a file of the server: what pages have stored is cleared from here once they are closed."""
+    tab = shared.new_page()
+    tab.goto(f"{server}/theme.css")
+    return tab
+
+
+@pytest.fixture
+def page(server, shared, keeper):
+    """The page in a tab of its own. Afterwards nothing may have been written to its console, and nothing is left: a
+    run ends with its tab."""
+    tab = opened(server, shared)
+    yield tab
+    tab.close()
+    keeper.evaluate("localStorage.clear()")
+    assert not tab.written, f"the browser's console says: {tab.written}"
+
+
+@pytest.fixture(scope="session")
+def idle(server, browser):
+    """One page for all tests that start no run; each sets what it looks at."""
+    return opened(server, browser.new_context(viewport={"width": 1280, "height": 720}))
