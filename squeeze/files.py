@@ -1,9 +1,10 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,3 +56,18 @@ def write_text(path: Path, text: str, then: str = AGAIN) -> None:
     """Writes a text file whole or not at all, see `whole`."""
     with whole(path, then) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def copy_folder(source: Path, out: Path, then: str = AGAIN) -> None:
+    """Copies a folder whole or not at all, unless there is one already, see `whole`."""
+    if out.is_dir():
+        return
+    part = part_of(out)
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        shutil.copytree(source, part)
+        part.rename(out)
+    except OSError as error:
+        raise not_written(out, error, then) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from tiny import copy_with_other_weights, make_aggregation
+from tiny import copy_with_other_weights, make_aggregation, tiny_profile
 
 from squeeze.cli import main
 from squeeze.files import write_text
+from squeeze.models.loading import load
 from squeeze.models.sources import revision
 
 
 @pytest.fixture
 def trainings(folder: Path, tmp_path: Path) -> tuple[Path, Path]:
     """Two models that are built alike; beside the first lies the record of its training."""
-    for name in ("aggregation", "transformer"):
+    for name in ("aggregation", "transformer", "mllm", "vae"):
         shutil.copytree(folder / name, tmp_path / "one" / name)
     write_text(tmp_path / "one" / "training.json", json.dumps({"runs": [{"part": "phase1"}], "revision": "old"}))
     return tmp_path / "one", copy_with_other_weights(tmp_path / "one", tmp_path / "other")
@@ -39,7 +40,7 @@ def test_every_weight_is_the_mean_and_the_record_tells_of_what(trainings: tuple[
     told = json.loads((tmp_path / "mean" / "training.json").read_text())
     assert [run["part"] for run in told["runs"]] == ["phase1", "average"]
     assert told["runs"][-1]["of"] == [revision(path) for path in trainings]
-    assert told["revision"] == revision(tmp_path / "mean")
+    assert told["revision"] == revision(tmp_path / "mean") == load(tiny_profile(tmp_path / "mean")).revision
 
 
 @pytest.mark.parametrize("how", ["alone", "none", "rubbish", "built otherwise", "record"])

@@ -1,12 +1,14 @@
 """Files are written whole or not at all, and a full disk is a sentence."""
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
-from squeeze.files import WriteError, whole, write_text
+from squeeze import files as written
+from squeeze.files import WriteError, copy_folder, whole, write_text
 
 
 def files(folder: Path) -> set[str]:
@@ -59,3 +61,24 @@ def test_a_full_disk_as_the_library_of_the_weights_says_it(tmp_path: Path):
 
     with pytest.raises(WriteError, match=r"^The disk is full: .* Make room, then go on\.$"):
         full()
+
+
+def test_a_folder_is_copied_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """copytree tells of a full disk in its own way: a list, without an errno."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a").write_text("first")
+    why = [("from", "to", str(OSError(errno.ENOSPC, "No space left on device")))]
+
+    def full(source: Path, out: Path) -> None:
+        out.mkdir()
+        raise shutil.Error(why)
+
+    with monkeypatch.context() as once:
+        once.setattr(written.shutil, "copytree", full)
+        with pytest.raises(WriteError, match=r"The disk is full: .*other was not written"):
+            copy_folder(tmp_path / "one", tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    copy_folder(tmp_path / "one", tmp_path / "other")
+    (tmp_path / "one" / "a").write_text("second")
+    copy_folder(tmp_path / "one", tmp_path / "other")
+    assert (tmp_path / "other" / "a").read_text() == "first", "what was there was written over"

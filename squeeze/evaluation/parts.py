@@ -12,7 +12,7 @@ from transformers import InternVLForConditionalGeneration
 from ..images import to_picture
 from ..models.loading import Models
 from ..models.parts import read_model
-from ..models.profiles import Profile
+from ..models.profiles import PROFILES, Profile
 from ..models.sources import Located, read_part
 from ..plush.language import Question, ask_picture, ask_request
 from ..plush.probe import Probe, degrees_between
@@ -91,8 +91,10 @@ def _answers(
 
 
 def load_probe(profile: Profile) -> Probe:
-    """The probe that lies beside the profile's weights, in float32 on the CPU; raises LoadError where it is missing,
-    damaged or another version's."""
+    """The probe that lies beside the profile's weights, or else the shipped one, in float32 on the CPU. Raises
+    LoadError where it is damaged or another version's."""
+    if not (profile.folder / "probe").is_dir():
+        profile = PROFILES["plush"]
     return read_part(_beside(profile, "probe"), lambda path: read_model(Probe, path, "float32")).eval()
 
 

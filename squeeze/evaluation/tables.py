@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 from ..balance import PRESETS, steps_per_stage
-from ..files import AGAIN, not_written, write_text
+from ..files import write_text
 from ..models.loading import Models, load
 from ..models.profiles import Profile
 from ..models.sources import revision
@@ -28,6 +27,7 @@ from ..pipeline import settings
 from ..plush.probe import Probe
 from ..request import CHOICES
 from ..sampling import noisier, schedule, shift_for
+from ..training.run import FROZEN
 from . import plush
 from .likeness import likeness
 from .parts import load_probe
@@ -183,15 +183,10 @@ def measured(
 def train_variant(wanted: Trained, profile: Profile, folder: Path, steps: int, processes: int, seed: int) -> Path:
     """The folder of a variant's weights, trained for `steps` in all unless that is done; a stopped one goes on. Raises
     EvaluationError where a training fails, or where the variant was begun on other frozen parts."""
-    out, frozen = folder / f"{wanted.name.replace(' ', '_')}-{steps}-{profile.size}-{seed}", ("mllm", "vae")
-    Records(out).claim({part: revision(profile.folder / part) for part in frozen} | {"processes": processes})
+    out = folder / f"{wanted.name.replace(' ', '_')}-{steps}-{profile.size}-{seed}"
+    Records(out).claim({part: revision(profile.folder / part) for part in FROZEN} | {"processes": processes})
     if (out / "done").exists():
         return out
-    try:
-        for part in (*frozen, "probe"):  # which judges a variant that is measured by itself
-            shutil.copytree(profile.folder / part, out / part, dirs_exist_ok=True)
-    except OSError as error:
-        raise not_written(out, error, AGAIN) from error
     device = "cuda" if torch.cuda.is_available() and processes == 1 else "cpu"  # processes would share one card
     for part, share in wanted.parts:
         goal = max(1, round(steps * share))

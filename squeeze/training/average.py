@@ -12,19 +12,20 @@ from typing import Any
 import torch
 from diffusers import FluxTransformer2DModel
 
-from ..files import write_text
+from ..files import copy_folder, write_text
 from ..models.aggregation import Aggregation
 from ..models.parts import read_model
 from ..models.sources import LoadError, Located, read_part, read_record, revision
 from .loop import save_bf16
+from .run import FROZEN
 
 PARTS: dict[str, Any] = {"aggregation": Aggregation, "transformer": FluxTransformer2DModel}
 OTHERS = "Name folders that phase1 or phase2 wrote, trained on from the same weights."
 
 
 def average(folders: Sequence[Path], out: Path, command: str) -> None:
-    """Writes `aggregation/` and `transformer/` into `out`, every weight the mean of those in `folders`, and notes it in
-    `training.json` after what the first folder's tells.
+    """Writes `aggregation/` and `transformer/` into `out`, every weight the mean of those in `folders`, beside them the
+    first folder's frozen parts, and notes it in `training.json` after what the first folder's tells.
 
     Raises LoadError before anything is written where a folder has none, or damaged ones, or those of another model.
     """
@@ -36,6 +37,9 @@ def average(folders: Sequence[Path], out: Path, command: str) -> None:
     kept = read_record(folders[0])
     for name, mean in means.items():
         save_bf16(mean, out / name)
+    for name in FROZEN:
+        if (folders[0] / name).is_dir():
+            copy_folder(folders[0] / name, out / name)
     kept["runs"].append({
         "part": "average", "command": command, "of": [revision(folder) for folder in folders],
         "date": datetime.date.today().isoformat(),

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoTokenizer, GotOcr2ImageProcessorPil, InternVLForConditionalGeneration
 
-from ..files import write_text
+from ..files import copy_folder, write_text
 from ..models.loading import LoadError, find_device
 from ..models.mllm import Mllm
 from ..models.parts import read_model
@@ -37,6 +37,7 @@ WRITES = {
     "vae": ("vae",), "decoder": ("vae",), "preview": ("vae",), "mllm": ("mllm",), "probe": ("probe",),
     "critic": ("critic",),
 }  # fmt: skip
+FROZEN = ("mllm", "vae")  # what phases are trained beside
 
 
 def train_plush(
@@ -46,7 +47,8 @@ def train_plush(
     variant: Variant | None = None,
 ) -> Progress | None:  # fmt: skip
     """Trains one part of the embedded model into `out`, a folder of the shipped layout; notes the run in
-    `training.json`.
+    `training.json`. Beside what phases write stands what they were trained beside, so that the folder can be drawn
+    with.
 
     `compiled` fuses the blocks of the phases' models first: it takes minutes and a C++ compiler, and then a step takes
     two thirds of the time on a CPU; `singles` deepens the phases' transformer to so many single blocks; `critic` is
@@ -70,6 +72,9 @@ def train_plush(
         command = command.replace("python", f"torchrun --nproc-per-node {world}", 1)
     read_record(out)  # before the work, which is noted there, is done
     trainee = make_part(part, out, resume, device, seed * world + rank, rate, batch, compiled, singles, critic, variant)
+    if rank == 0 and part not in WRITES:
+        for name in FROZEN:
+            copy_folder(PROFILES["plush"].folder / name, out / name)
     # on a card (H200, torch 2.11) cuDNN's attention, which torch takes first, fails at once in the backward pass
     with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if device.startswith("cuda") else nullcontext():
         last = show_progress(fit(trainee, out, minutes=minutes, steps=steps, resume=resume), part)
