@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -41,6 +42,10 @@ def test_each_subject_gives_a_picture_and_the_same_every_time(tmp_path, capsys):
     side = find_profile("plush").size
     with Image.open(sheets[0]) as sheet:
         assert sheet.size == (8 * (2 * side + 4), 4 * side + 10)
+    shutil.rmtree(data / "can")
+    assert main([*COMMAND, str(data)]) == 0
+    fewer = json.loads(capsys.readouterr().out)["confidence"]
+    assert fewer == {name: said[0]["confidence"][name] for name in ("dog", "grey_sloth_plushie")}, "others changed it"
 
 
 @pytest.mark.parametrize(

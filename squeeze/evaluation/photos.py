@@ -6,6 +6,7 @@ Nothing in a photo is true of the embedded world, so what is measured is how sur
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,11 +39,13 @@ class Photo:
 
 
 def evaluate(models: Models, probe: Probe, bench: Bench, **asked: Any) -> Iterator[Photo]:
-    """Draws one picture from the first photo of each subject, seed = its number, in the places in turn and seen from
-    the front; `asked` are fields of Request."""
-    rng = random.Random(0)
-    for number, subject in enumerate(bench.subjects):
-        prompt = say(rng, place=number % len(PLACES), facing=FACINGS.index("front"), hat=None, size=None)
+    """Draws one picture from the first photo of each subject, seen from the front; place, words and seed follow from
+    its name, whatever else the folder holds. `asked` are fields of Request."""
+    for subject in bench.subjects:
+        number = zlib.crc32(subject.name.encode())
+        prompt = say(
+            random.Random(number), place=number % len(PLACES), facing=FACINGS.index("front"), hat=None, size=None
+        )
         photo = open_picture(subject.photos[0])
         request = default_request(
             models.profile, **{"prompt": prompt, "references": (photo,), "seed": number, "previews": False} | asked

@@ -221,8 +221,9 @@ class Handlers:
     def recipe(self, file: Any) -> dict[str, Any]:
         """Read the recipe in a PNG that this program wrote, or in a JSON file: everything that makes the picture again.
 
-        Its fields are arguments of /generate; `references` are the content hashes of the pictures it was made with. A
-        file without a recipe is answered with a sentence that says what is wrong with it.
+        Its fields from `prompt` to `earlier` are arguments of /generate, but for `references`, the content hashes of
+        the pictures it was made with: these go into `reference` and `more`. A file without a recipe is answered with a
+        sentence that says what is wrong with it.
         """
         try:
             if (path := path_of(file)) is None:
