@@ -131,22 +131,21 @@ def test_flags_that_draw_do_not_go_with_pictures(command, tmp_path, capsys):
 
 
 def test_two_processes_give_the_same_as_one(command, tmp_path, capsys):
+    """They also refuse the same, both of them, before they go on to what they may do."""
     assert main(command) == 0
     alone = capsys.readouterr().err
-    out = ["--out", str(tmp_path / "two")]
     launch = [Path(sys.executable).with_name("accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
-    port = ["--main_process_port", "0"]
+    both = [str(Path(__file__).with_name("two_commands.py")), str(tmp_path / "out"), str(tmp_path / "two")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    whole = [*launch, *port, "-m", "squeeze", *command, *out]
+    whole = [*launch, "--main_process_port", "0", *both, *command]
     done = subprocess.run(whole, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     started = done.stderr.count(FIRST) / alone.count(FIRST)
-    assert started == 2, f"accelerate started {started:g} processes"
+    assert started == 2 * 2, f"accelerate started {started / 2:g} processes"
+    assert done.stderr.count("holds the results of another run: cfg 2.0 there, 1 now") == 2
+    assert "Connection closed" not in done.stderr, "one process was left waiting for the other"
     json.loads(done.stdout.strip().splitlines()[-1])
     assert contents(tmp_path / "two") == contents(tmp_path / "out")
-    refused = subprocess.run([*whole, "--cfg", "1"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert refused.stderr.count("holds the results of another run: cfg 2.0 there, 1 now") == 2
-    assert "Connection closed" not in refused.stderr, "one process was left waiting for the other"
 
 
 @pytest.mark.skipif("DREAMBENCH_DIR" not in os.environ, reason="DREAMBENCH_DIR names no folder of real photos")
