@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from browsing import EXAMPLE, SLOW
-from serving import caller, serving, unlike
+from serving import caller, free_port, unlike
 
 from squeeze.models.profiles import ASSETS, PROFILES
 from squeeze.recipe import read_png, to_text
 from squeeze.recipe_forms import to_client
+from squeeze.ui.page import build, launch
 
 PROFILE = PROFILES["plush"]
 NO_CURL = "There is no curl to try the README's example with. Install it, for example: apt-get install curl"
@@ -251,9 +252,12 @@ def test_a_file_of_the_server_is_no_upload(server):
         assert "no picture of the subject" in heard(server, reference={"path": str(path)}), f"the server opened {path}"
 
 
-def test_a_file_of_the_server_that_claims_to_be_an_upload_is_none(tmp_path):
-    """On a server of its own: gradio refuses with a traceback in the log."""
-    with serving(tmp_path) as (address, _):
+def test_a_file_of_the_server_that_claims_to_be_an_upload_is_none(models, monkeypatch, tmp_path):
+    """On a page in this process: gradio refuses with a traceback in the log."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
+    blocks = build(models)
+    try:
+        address = launch(blocks, "127.0.0.1", free_port()).rstrip("/")
         mine = {"path": uploaded(address), "meta": {"_type": "gradio.FileData"}}
         for path in ("/etc/passwd", str(ASSETS / "readme" / "page.png")):
             theirs = mine | {"path": path}
@@ -263,3 +267,5 @@ def test_a_file_of_the_server_that_claims_to_be_an_upload_is_none(tmp_path):
             ):  # fmt: skip
                 assert "event: error" in said, f"the server opened {path}: {said}"
         assert "event: complete" in heard(address, reference=mine)
+    finally:
+        blocks.close()
