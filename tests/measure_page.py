@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import GeneratorType
 
@@ -56,6 +57,10 @@ def main(arguments=None):
     flags.add_argument("--pictures", type=int, default=200, help="of all visitors together")
     flags.add_argument("--steps", type=int, default=25, help="of each picture")
     flags.add_argument("--turns", type=int, default=5, help="that are measured for each way to free the device")
+    flags.add_argument(
+        "--alone", metavar="ADDRESS",
+        help="of a page of this project that is served already, which draws each picture alone; without it one is",
+    )  # fmt: skip
     flags.add_argument("--port", type=int, help=argparse.SUPPRESS)  # to serve, as this script starts itself
     asked = flags.parse_args(arguments)
     if asked.port:
@@ -65,8 +70,9 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as folder:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with serving(Path(folder), Path(__file__), **pipes) as (address, process):
-            one = alone_on_a_page(address, process, Path(folder) / "files", asked)
-            free = freed(address, asked)
+            with chromium_started() as browser:
+                one = alone_on_a_page(browser, address, process, Path(folder) / "files", asked)
+                free = freed(browser, address, asked)
             same = at_once(address, asked)
     print(table(asked, one, free, same))
     return 0 if same == asked.pictures else 1
@@ -122,29 +128,40 @@ def look(process, asked=""):
     return json.loads(process.stdout.readline())
 
 
-def alone_on_a_page(address, process, files, asked):
-    """What one visitor's runs in a row show and leave: delays of steps, steps that had pixels of their own, growth."""
+@contextmanager
+def chromium_started():
     from playwright.sync_api import sync_playwright
 
-    delays, own = [], 0
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        page = opened(address, browser.new_context(viewport={"width": 1280, "height": 720}))
-        ask(page, steps=asked.steps)
-        page.evaluate(WATCH, FINISHED)
-        for _ in range(2):  # the second fills what only a second picture needs: the comparison
-            drawn(page)
-        before, kept = rest(page, process), contents(files)
-        for _ in range(asked.runs):
-            page.evaluate("painted.length = 0")
-            drawn(page)
-            page.wait_for_function("finished => painted.some(([step]) => step === finished)", arg=FINISHED)
-            painted, ended = page.evaluate("painted"), look(process)["ended"]
-            delays += [next(at for step, at in painted if step >= number) - then for number, then in ended]
-            own += sum(step != FINISHED for step, _ in painted)
-        after = rest(page, process)
-        left = [size for path, size in contents(files).items() if path not in kept]
+        yield browser
         browser.close()
+
+
+def visited(browser):
+    """A browser of a visitor's own."""
+    return browser.new_context(viewport={"width": 1280, "height": 720})
+
+
+def alone_on_a_page(browser, address, process, files, asked):
+    """What one visitor's runs in a row show and leave: delays of steps, steps that had pixels of their own, growth."""
+    delays, own = [], 0
+    page = opened(address, visited(browser))
+    ask(page, steps=asked.steps)
+    page.evaluate(WATCH, FINISHED)
+    for _ in range(2):  # the second fills what only a second picture needs: the comparison
+        drawn(page)
+    before, kept = rest(page, process), contents(files)
+    for _ in range(asked.runs):
+        page.evaluate("painted.length = 0")
+        drawn(page)
+        page.wait_for_function("finished => painted.some(([step]) => step === finished)", arg=FINISHED)
+        painted, ended = page.evaluate("painted"), look(process)["ended"]
+        delays += [next(at for step, at in painted if step >= number) - then for number, then in ended]
+        own += sum(step != FINISHED for step, _ in painted)
+    after = rest(page, process)
+    left = [size for path, size in contents(files).items() if path not in kept]
+    page.context.close()
     return {
         "delay": statistics.median(delays), "slow": statistics.quantiles(delays, n=20)[-1], "own": own,
         "steps": len(delays), "files": len(left), "bytes": sum(left), "memory": after["memory"] - before["memory"],
@@ -152,67 +169,65 @@ def alone_on_a_page(address, process, files, asked):
     }  # fmt: skip
 
 
-def freed(address, asked):
+def freed(browser, address, asked):
     """Seconds to the first step of a page that is alone, and of the next in line after a Stop or a closed tab: the
-    median of `asked.turns` each; and those of a step."""
-    from playwright.sync_api import sync_playwright
+    median of `asked.turns` each; and those of a step. Each run has a tab of its own, which shows no other's steps."""
+    clock, tabs = time.monotonic, visited(browser)
 
-    clock = time.monotonic
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+    def visit(steps):
+        page = opened(address, tabs)
+        ask(page, steps=steps)
+        return page
 
-        def visit(steps):
-            page = opened(address, browser.new_context(viewport={"width": 1280, "height": 720}))
-            ask(page, steps=steps)
-            return page
+    def done(page, steps):
+        """Waits for that step of the first run of a new page, also where it is over meanwhile."""
+        page.wait_for_selector(f".timeline .steps i.on >> nth={steps - 1}", state="attached")
 
-        def done(page, steps):
-            """Waits for that step of the first run of a new page, also where it is over meanwhile."""
-            page.wait_for_selector(f".timeline .steps i.on >> nth={steps - 1}", state="attached")
+    def first_step(page, before):
+        done(page, 1)
+        seconds = clock() - before
+        ended(page)
+        page.close()
+        return seconds
 
-        def first_step(page, before):
-            done(page, 1)
-            seconds = clock() - before
-            ended(page)
-            page.context.close()
-            return seconds
+    def alone():
+        page, before = visit(asked.steps), clock()
+        start(page)
+        return first_step(page, before)
 
-        def alone():
-            page, before = visit(asked.steps), clock()
-            start(page)
-            return first_step(page, before)
+    def after(end):
+        first, second = visit(100), visit(asked.steps)
+        start(first)
+        filled(first, 2)
+        start(second)
+        second.wait_for_selector(f"{IN_LINE}, {ENDED}")
+        if not second.is_visible(IN_LINE):  # a busy machine: the first was done before the second stood in line
+            first.close()
+            second.close()
+            return after(end)
+        before = clock()
+        end(first)
+        seconds = first_step(second, before)
+        first.close()
+        return seconds
 
-        def after(end):
-            first, second = visit(100), visit(asked.steps)
-            start(first)
-            filled(first, 2)
-            start(second)
-            second.wait_for_selector(f"{IN_LINE}, {ENDED}")
-            if not second.is_visible(IN_LINE):  # a busy machine: the first was done before the second stood in line
-                first.context.close()
-                second.context.close()
-                return after(end)
-            before = clock()
-            end(first)
-            return first_step(second, before)
+    def step():
+        page = visit(40)
+        start(page)
+        done(page, 5)
+        before = clock()
+        done(page, 35)
+        seconds = (clock() - before) / 30
+        ended(page)
+        page.close()
+        return seconds
 
-        def step():
-            page = visit(40)
-            start(page)
-            done(page, 5)
-            before = clock()
-            done(page, 35)
-            seconds = (clock() - before) / 30
-            ended(page)
-            page.context.close()
-            return seconds
-
-        ways = {
-            "alone": alone, "Stop": lambda: after(lambda page: page.evaluate(STOP)),
-            "closed tab": lambda: after(lambda page: page.context.close()), "step": step,
-        }  # fmt: skip
-        measured = {way: statistics.median(act() for _ in range(asked.turns)) for way, act in ways.items()}
-        browser.close()
+    ways = {
+        "alone": alone, "Stop": lambda: after(lambda page: page.evaluate(STOP)),
+        "closed tab": lambda: after(lambda page: page.close()), "step": step,
+    }  # fmt: skip
+    measured = {way: statistics.median(act() for _ in range(asked.turns)) for way, act in ways.items()}
+    tabs.close()
     return measured
 
 
@@ -237,9 +252,11 @@ def at_once(address, asked):
 
     with ThreadPoolExecutor(asked.visitors) as pool:
         together = {n: made for pictures in pool.map(visit, range(asked.visitors)) for n, made in pictures.items()}
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as (other, _):  # which has seen none of them
-        alone = caller(other)
-        return sum(picture(alone, recipe) == together[n] for n, recipe in enumerate(recipes))
+    with tempfile.TemporaryDirectory() as folder:
+        served = nullcontext((asked.alone, None)) if asked.alone else serving(Path(folder))  # which has seen none
+        with served as (other, _):
+            alone = caller(other)
+            return sum(picture(alone, recipe) == together[n] for n, recipe in enumerate(recipes))
 
 
 def picture(call, recipe):

@@ -13,8 +13,8 @@ SCRIPT = Path(__file__).with_name("measure_page.py")
 
 
 @pytest.mark.skipif(chromium() is None and not os.environ.get("CI"), reason=NO_CHROMIUM)
-def test_every_figure_is_measured():
-    flags = ["--runs", "2", "--visitors", "2", "--pictures", "3", "--steps", "3", "--turns", "1"]
+def test_every_figure_is_measured(server):
+    flags = ["--runs", "2", "--visitors", "2", "--pictures", "3", "--steps", "3", "--turns", "1", "--alone", server]
     done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [row.strip("| ").split(" | ") for row in done.stdout.splitlines() if row.startswith("| ")][1:]
