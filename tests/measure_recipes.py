@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -33,29 +32,36 @@ def main(arguments=None):
     flags = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     flags.add_argument("--recipes", type=int, default=50)
     flags.add_argument("--steps", type=int, default=12, help="of a picture, at most")
-    flags.add_argument("--address", help="of a page of this project that is served already; without it one is")
     asked = flags.parse_args(arguments)
     if chromium() is None:
         sys.exit(NO_CHROMIUM)
     from playwright.sync_api import sync_playwright
 
-    same = Counter()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        with nullcontext((asked.address, None)) if asked.address else serving(Path(folder)) as (address, _):
-            for number in range(asked.recipes):
-                path, example = first(address, number, asked.steps)
-                made, recipe = path.read_bytes(), read_png(path)
-                for way, again in WAYS.items():
-                    came = again(Visit(browser, address, Path(folder)), path, recipe, example)
-                    same[way] += came == made
-                    if came != made:
-                        print(f"recipe {number} through {way}: {apart(recipe, came)}", file=sys.stderr)
+        with serving(Path(folder)) as (address, _):
+            same = measured(browser, address, Path(folder), asked.recipes, asked.steps)
         browser.close()
     print("| through | same file |", "|---|---|", sep="\n")
     for way in WAYS:
         print(f"| {way} | {same[way]} of {asked.recipes} |")
     return 0 if all(same[way] == asked.recipes for way in WAYS) else 1
+
+
+def measured(browser, address, folder, recipes, steps):
+    """How many of so many recipes came out the same, by way."""
+    same = Counter()
+    for number in range(recipes):
+        path, example = first(address, number, steps)
+        made, recipe = path.read_bytes(), read_png(path)
+        visit = Visit(browser, address, folder)
+        for way, again in WAYS.items():
+            came = again(visit, path, recipe, example)
+            same[way] += came == made
+            if came != made:
+                print(f"recipe {number} through {way}: {apart(recipe, came)}", file=sys.stderr)
+        visit.context.close()
+    return same
 
 
 def apart(recipe, came):
@@ -83,12 +89,12 @@ class Visit:
     """One visitor's browser, the page's address, and a folder to write to."""
 
     def __init__(self, browser, address, folder):
-        self.browser, self.address, self.folder = browser, address, folder
+        self.context = browser.new_context(viewport={"width": 1280, "height": 720})
+        self.address, self.folder = address, folder
 
     def drawn(self, path="", act=None):
         """The PNG of the page at `path` once `act` has brought a recipe back: Generate, then Download."""
-        context = self.browser.new_context(viewport={"width": 1280, "height": 720})
-        page = opened(f"{self.address}/{path}", context)
+        page = opened(f"{self.address}/{path}", self.context)
         if act:
             page.click("#examples button >> nth=1")  # what is on the page before must not matter
             page.wait_for_selector("#reference img")
@@ -99,7 +105,7 @@ class Visit:
         with page.expect_download(timeout=SLOW) as download:
             page.click("#download")
         made = Path(download.value.path()).read_bytes()
-        context.close()
+        page.close()
         return made
 
 
