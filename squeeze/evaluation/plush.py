@@ -68,16 +68,18 @@ def evaluate(
     Request); with `free` the prompts leave the facing open, so that it shows whether it is copied from the reference,
     with `needing` cases whose prompts do not need the picture are passed over. With `records` each case is kept at
     once, and those kept before are not drawn again; what was judged by other rules or another probe is judged anew."""
-    judge, left = _judge(probe), count
+    run = _Run(models=models, probe=probe, judge=_judge(probe), records=records, asked=asked)
+    kind, left = "free" if free else "told", count
     for first in itertools.count(0, BLOCK):
         cases = held_out(BLOCK if needing else min(BLOCK, left), (seed + 3 if free else seed) + 100 * (first // BLOCK))
         if free:
             rng = random.Random(seed + first)
             cases = replace(cases, wishes=[_without_facing(wish, rng) for wish in cases.wishes])
-        kind = "free" if free else "told"
-        for drawn in itertools.islice(_block(models, probe, judge, cases, first, kind, needing, records, asked), left):
-            yield drawn
-            left -= 1
+        block = _Block(cases, models.profile.size)
+        wanted = [case for case in range(len(cases.wishes)) if block.needs(case) or not needing][:left]
+        for case in wanted:
+            yield run.drawn(block, case, first + case, kind)
+        left -= len(wanted)
         if not left:
             return
 
@@ -95,76 +97,94 @@ def _judge(probe: Probe) -> str:
     return f"{JUDGED}/{weights.hexdigest()[:12]}"
 
 
-def _block(
-    models: Models, probe: Probe, judge: str, cases: Case, first: int, kind: str, needing: bool,
-    records: Records | None, asked: dict[str, Any],
-) -> Iterator[Drawn]:  # fmt: skip
-    size = models.profile.size
-    drawn = render(cases.toys, cases.references, size)
-    references, known = drawn.pixels, visible(cases.toys, drawn)
-    seen = visible(cases.toys, render(cases.toys, cases.targets, size))
-    for case, wish in enumerate(cases.wishes):
-        shown = {name: bool(told[case]) for name, told in known.items()}
-        unknown = unanswerable(cases, case, shown["belly"])
-        needs = bool(wish.needs_picture - unknown)
-        if needing and not needs:
-            continue
-        reference, number = to_picture(references[case : case + 1] * 2 - 1), first + case
-        name = f"{kind}/{number:05}"
-        picture, result = _kept(records, name) if records else (None, {})
+class _Block:
+    """Cases that are rendered together, and what is known of each beforehand."""
+
+    def __init__(self, cases: Case, size: int) -> None:
+        drawn = render(cases.toys, cases.references, size)
+        self.cases, self._references, self._known = cases, drawn.pixels, visible(cases.toys, drawn)
+        self._seen = visible(cases.toys, render(cases.toys, cases.targets, size))
+
+    def reference(self, case: int) -> Image.Image:
+        """The picture that is given."""
+        return to_picture(self._references[case : case + 1] * 2 - 1)
+
+    def unknown(self, case: int) -> frozenset[str]:
+        """What the prompt asks for that the reference does not tell."""
+        return unanswerable(self.cases, case, bool(self._known["belly"][case]))
+
+    def needs(self, case: int) -> bool:
+        """Whether the prompt cannot be followed without the picture."""
+        return bool(self.cases.wishes[case].needs_picture - self.unknown(case))
+
+    def judged(self, read: Reading, case: int) -> dict[str, Any]:
+        """What a reading of its picture says, fields of Drawn; of the toy that which can be both known and shown."""
+        toys, wish = self.cases.toys, self.cases.wishes[case]
+        right: dict[str, bool | None] = dict.fromkeys((*PROMPT, *IDENTITY))
+        for name in PROMPT:
+            if (wanted := getattr(wish, name)) is not None and name not in self.unknown(case):
+                right[name] = _reads(read, name) == wanted
+        for name in IDENTITY:
+            if self._known[name][case] and self._seen[name][case]:
+                right[name] = _reads(read, name) == int(getattr(toys, name)[case])
+        return {
+            "right": right,
+            "needs_picture": self.needs(case),
+            "turned": float(degrees_between(read.azimuth, self.cases.references.azimuth[case])[0]),
+            "off": float((read.proportions[0] - toys.shape[case, PROPORTIONS]).abs().mean()),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What cases are drawn and judged with, and where they are kept."""
+
+    models: Models
+    probe: Probe
+    judge: str
+    records: Records | None
+    asked: dict[str, Any]
+
+    def drawn(self, block: _Block, case: int, number: int, kind: str) -> Drawn:
+        """A case's outcome; `number` is its name and its seed."""
+        reference, prompt, name = block.reference(case), block.cases.wishes[case].text, f"{kind}/{number:05}"
+        picture, result = self._kept(name)
         if picture is None:
             request = default_request(
-                models.profile,
-                **{"prompt": wish.text, "references": (reference,), "seed": number, "previews": False} | asked,
+                self.models.profile,
+                **{"prompt": prompt, "references": (reference,), "seed": number, "previews": False} | self.asked,
             )
-            done = finished(generate(models, request))
+            done = finished(generate(self.models, request))
             picture, result = done.image, {"picture": done.recipe["picture"]}
-            if records:
-                with whole(_picture(records, name)) as part:
+            if self.records:
+                with whole(self._path(name)) as part:
                     write_png(picture, done.recipe, part)
-        if result.get("judge") != judge:
-            read = probe.read(to_tensor(picture))
-            keeps = [name for name in IDENTITY if shown[name] and seen[name][case]]
+        if result.get("judge") != self.judge:
+            told = block.judged(self.probe.read(to_tensor(picture)), case)
             result = {
                 "picture": result["picture"],
-                "judge": judge,
-                "right": _right(read, cases, case, keeps, unknown),
-                "needs_picture": needs,
+                "judge": self.judge,
+                **told,
                 "copied": near_copy(picture, reference),
-                "turned": float(degrees_between(read.azimuth, cases.references.azimuth[case])[0]),
-                "off": float((read.proportions[0] - cases.toys.shape[case, PROPORTIONS]).abs().mean()),
             }
-            if records:
-                records.write(name, result)
-        told_of = {key: value for key, value in result.items() if key not in ("picture", "judge")}
-        yield Drawn(case=number, prompt=wish.text, reference=reference, picture=picture, **told_of)
+            if self.records:
+                self.records.write(name, result)
+        told = {key: value for key, value in result.items() if key not in ("picture", "judge")}
+        return Drawn(case=number, prompt=prompt, reference=reference, picture=picture, **told)
 
+    def _kept(self, name: str) -> tuple[Image.Image | None, dict[str, Any]]:
+        """A case's picture and result from an earlier run; no picture where one of them is missing or damaged."""
+        if not self.records:
+            return None, {}
+        result = self.records.read(name) or {}
+        try:
+            picture = open_picture(self._path(name))
+        except RequestError:
+            return None, {}
+        return (picture, result) if result.get("picture") == content_hash(picture) else (None, {})
 
-def _right(
-    read: Reading, cases: Case, case: int, keeps: Sequence[str], unknown: frozenset[str]
-) -> dict[str, bool | None]:
-    """Which attributes are right, see Drawn; `keeps` are those of the toy that can be both known and shown."""
-    right: dict[str, bool | None] = dict.fromkeys((*PROMPT, *IDENTITY))
-    for name in PROMPT:
-        if (wanted := getattr(cases.wishes[case], name)) is not None and name not in unknown:
-            right[name] = _reads(read, name) == wanted
-    for name in keeps:
-        right[name] = _reads(read, name) == int(getattr(cases.toys, name)[case])
-    return right
-
-
-def _kept(records: Records, name: str) -> tuple[Image.Image | None, dict[str, Any]]:
-    """A case's picture and result from an earlier run; no picture where one of them is missing or damaged."""
-    result = records.read(name) or {}
-    try:
-        picture = open_picture(_picture(records, name))
-    except RequestError:
-        return None, {}
-    return (picture, result) if result.get("picture") == content_hash(picture) else (None, {})
-
-
-def _picture(records: Records, name: str) -> Path:
-    return records.folder / "pictures" / f"{name}.png"
+    def _path(self, name: str) -> Path:
+        return self.records.folder / "pictures" / f"{name}.png"
 
 
 def _without_facing(wish: Wish, rng: random.Random) -> Wish:
