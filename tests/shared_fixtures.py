@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from browsing import opened
+from browsing import opened, remove
 from pictures import SIDE
 from pressing import BALANCE
 from serving import CAMERA, FLAGS, NO_CHROMIUM, chromium, serving
@@ -207,6 +207,19 @@ def page(server, shared, keeper):
 
 
 @pytest.fixture(scope="session")
-def idle(server, browser):
-    """One page for all tests that start no run; each sets what it looks at."""
+def stays(server, browser):
+    """The page in a tab that stays."""
     return opened(server, browser.new_context(viewport={"width": 1280, "height": 720}))
+
+
+@pytest.fixture
+def idle(stays):
+    """One page for all tests that start no run, at its top and with an empty box; each sets all else that it looks at,
+    and leaves no part open. Afterwards nothing may have been written to its console."""
+    if stays.locator("#reference img").count():
+        remove(stays)
+    stays.evaluate("scrollTo(0, 0)")
+    yield stays
+    written = stays.written[:]
+    stays.written.clear()
+    assert not written, f"the browser's console says: {written}"

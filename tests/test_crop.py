@@ -75,10 +75,9 @@ def test_inspect_refuses_what_cropped_refuses(wanting):
 # --- on the page ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def own(page, tmp_path):
-    """A page with a subject of 400 x 300 pixels in its box; the file."""
-    file = tmp_path / "own.png"
+def give(page, folder):
+    """Puts a subject of 400 x 300 pixels into the box; the file."""
+    file = folder / "own.png"
     good().save(file)
     page.set_input_files("#reference input[type=file]", file)
     page.wait_for_selector("#looked .check")
@@ -96,7 +95,8 @@ def use(page):
     assert all(one != other for one, other in zip(before, views_of(page), strict=True)), "a view stayed as it was"
 
 
-def test_a_crop_by_keys_is_what_the_models_get_and_what_the_recipe_asks_for(page, own, tmp_path):
+def test_a_crop_by_keys_is_what_the_models_get_and_what_the_recipe_asks_for(page, tmp_path):
+    own = give(page, tmp_path)
     whole = views_of(page)
     page.click("#looked .crop")
     for edge, keys in ((0, ["PageDown", "PageDown", "ArrowRight"]), (3, ["PageUp", "ArrowUp"])):
@@ -132,7 +132,9 @@ def test_a_crop_by_keys_is_what_the_models_get_and_what_the_recipe_asks_for(page
     assert whole[0] not in views_of(page)
 
 
-def test_a_crop_is_taken_further_and_taken_back(page, own):
+def test_a_crop_is_taken_further_and_taken_back(idle, tmp_path):
+    page = idle
+    give(page, tmp_path)
     whole = views_of(page)
     page.click("#looked .crop")
     assert page.is_disabled(".cropping .whole")
@@ -154,7 +156,9 @@ def test_a_crop_is_taken_further_and_taken_back(page, own):
     assert page.locator("#looked .crop[data-cropped]").count() == 0
 
 
-def test_a_frame_is_dragged_by_mouse_and_finger(page, own):
+def test_a_frame_is_dragged_by_mouse_and_finger(idle, tmp_path):
+    page = idle
+    give(page, tmp_path)
     page.click("#looked .crop")
     sheet = page.locator(".cropping .sheet").bounding_box()
 

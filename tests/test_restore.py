@@ -253,16 +253,6 @@ def give(page, picture, said):
 # --- out ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_recipe_is_downloaded_as_json(page, made, tmp_path):
-    paste(page, to_text(made[1]))
-    page.wait_for_selector(f".status .line:has-text('{SAID}')")
-    with page.expect_download() as download:
-        page.click("#save-recipe")
-    assert download.value.suggested_filename == "squeeze-77.json"
-    download.value.save_as(tmp_path / "got.json")
-    assert read_file(tmp_path / "got.json") == made[1]
-
-
 def test_a_picture_drawn_again_leaves_the_comparison_as_it_is(page, made):
     ask(page, steps=2)
     drawn(page)
@@ -285,10 +275,15 @@ def test_a_picture_drawn_again_leaves_the_comparison_as_it_is(page, made):
         assert compared() == before, f"{press} compares the picture with itself"
 
 
-def test_verify_says_identical_or_names_what_differs(page, made):
+def test_a_recipe_is_downloaded_as_json_and_verify_says_identical_or_names_what_differs(page, made, tmp_path):
     path, recipe, _ = made
     drop(page, path)
     page.wait_for_selector(f".status .line:has-text('{SAID}')")
+    with page.expect_download() as download:
+        page.click("#save-recipe")
+    assert download.value.suggested_filename == "squeeze-77.json"
+    download.value.save_as(tmp_path / "got.json")
+    assert read_file(tmp_path / "got.json") == recipe
     start(page, "#verify")
     assert ended(page) == "Identical: the same picture, pixel for pixel."
     old = recipe["software"] | {"torch": "1.0"}

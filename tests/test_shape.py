@@ -147,7 +147,8 @@ def test_nothing_scrolls_sideways(page):
             assert inside <= width, f"{name}: the page is {inside} px wide in a window of {width} px"
 
 
-def test_generate_picture_and_status_stand_on_the_first_screen(page):
+def test_generate_picture_and_status_stand_on_the_first_screen(idle):
+    page = idle
     for picked in (False, True):
         if picked:
             pick(page)
@@ -182,14 +183,16 @@ def test_a_page_that_shows_the_preview_is_not_scrolled_by_generate(page):
     assert page.evaluate("scrollY") == 40
 
 
-def test_reduced_motion_is_respected(still):
-    pick(still)
-    moving = still.evaluate(
+def test_reduced_motion_is_respected(idle):
+    idle.emulate_media(reduced_motion="reduce")
+    pick(idle)
+    moving = idle.evaluate(
         """() => [...document.querySelectorAll('*')].filter(part => {
             const style = getComputedStyle(part), animated = style.animationName !== 'none'
             return parseFloat(style.transitionDuration) > 0.01 || animated && parseFloat(style.animationDuration) > 0.01
         }).map(part => part.id || String(part.className))"""
     )
+    idle.emulate_media(reduced_motion="no-preference")
     assert not moving, f"these move all the same: {moving}"
 
 
@@ -252,11 +255,11 @@ def test_the_border_of_the_comparison_moves_by_keys(page):
         )
 
 
-def test_folding_parts_say_whether_they_are_open(page):
+def test_folding_parts_say_whether_they_are_open(idle):
     for part in ("#advanced > button", "#about > button"):
-        for told in ("false", "true", "false"):
-            page.wait_for_selector(f"{part}[aria-expanded={told}]")
-            page.click(part)
+        for told in ("false", "true", "false", "true"):
+            idle.wait_for_selector(f"{part}[aria-expanded={told}]")
+            idle.click(part)
 
 
 @pytest.mark.parametrize(
@@ -292,8 +295,9 @@ def test_ctrl_enter_in_the_prompt_starts_one_run(page):
     assert page.locator(".past").count() == 1, "Ctrl+Enter in the prompt box started two runs"
 
 
-def test_dark_and_light_follow_the_system(page):
-    for mode, lightest in (("light", 255), ("dark", 40)):
+def test_dark_and_light_follow_the_system(idle):
+    page = idle
+    for mode, lightest in (("light", 255), ("dark", 40), ("light", 255)):
         page.emulate_media(color_scheme=mode)
         page.wait_for_selector("body.dark" if mode == "dark" else "body:not(.dark)")
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
