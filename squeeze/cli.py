@@ -1,7 +1,8 @@
 """The command line: python -m squeeze generate | train | average | evaluate | bench.
 
 `--json` prints one JSON object on stdout; sentences go to stderr. Exit 2 for a mistake of the user's, 130 for a stop,
-1 where --verify finds another picture than the recipe's.
+1 where --verify finds another picture than the recipe's. What a command works with is imported once its flags make
+sense: diffusers and transformers take seconds.
 """
 
 from __future__ import annotations
@@ -26,11 +27,9 @@ from .evaluation.records import EvaluationError
 from .events import Encoded, Finished, StepDone
 from .files import WriteError, whole, write_text
 from .images import content_hash, open_picture
-from .models.aggregation import MODES
 from .models.failures import reason, trouble
-from .models.loading import LoadError
 from .models.profiles import PROFILES, find_profile
-from .pipeline import default_request, generate
+from .models.sources import LoadError
 from .recipe import (
     FIELDS,
     OPTIONS,
@@ -46,6 +45,7 @@ from .recipe import (
 )
 from .request import MAX_SEED, Request, RequestError
 
+MODES = ("last_layer", "last_layer_blend_vit", "single_lap", "dla")  # of Aggregation
 DEFAULT = "plush"  # the profile that needs nothing but this repository
 # flags of a training that only phases take, with their defaults
 PHASES_ONLY = {
@@ -88,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     add_asked(one)
     one.add_argument("--guidance", type=number, help="FLUX's embedded guidance, for transformers that have it")
     one.add_argument("--seed", type=number, help=f"0 to {MAX_SEED}; 0 if left out")
-    one.add_argument("--height", type=number, help="pixels")
-    one.add_argument("--width", type=number, help="pixels")
+    for side in ("height", "width"):
+        one.add_argument(f"--{side}", type=number, help="pixels, a multiple of 16; the profile's if left out")
     one.add_argument("--late-text", help="drop or keep the text tokens where the MLLM weighs nothing")
     one.add_argument("--uncond", help="lean or full: what the unconditional branch sees")
     one.add_argument("--earlier", type=_rows, help="of a branched run: steps and balances up to there, 9,0,0.5,1;...")
@@ -109,19 +109,21 @@ def _parser() -> argparse.ArgumentParser:
     box.add_argument("--minutes", type=above_zero, help="stop after so many minutes")
     box.add_argument("--steps", type=at_least_one, help="stop at this step number")
     train.add_argument("--resume", type=Path, help="a folder with a checkpoint, or with weights to start from")
-    train.add_argument("--out", type=Path, default=Path("runs/plush"), help="where weights and checkpoints go")
-    train.add_argument("--device", default="cpu", help="cpu or cuda")
+    train.add_argument(
+        "--out", type=Path, default=Path("runs/plush"), help="where weights and checkpoints go; %(default)s"
+    )
+    train.add_argument("--device", default="cpu", help="cpu or cuda; %(default)s")
     train.add_argument("--rate", type=above_zero, help="peak learning rate; each part has its own if left out")
     train.add_argument("--batch", type=at_least_one, help="samples a step; each part has its own if left out")
-    train.add_argument("--seed", type=training_seed, default=0)
+    train.add_argument("--seed", type=training_seed, default=0, help="of weights and samples; %(default)s")
     train.add_argument("--compile", action="store_true", help="phases only: minutes of compiling, then faster steps")
     train.add_argument("--singles", type=at_least_one, help="phases only: deepen the DiT to so many single blocks")
     train.add_argument("--critic", type=Path, help="phases only: a folder with the critic to train before")
     ablation = train.add_argument_group("ablations", "phases only")
-    ablation.add_argument("--mode", choices=MODES, help="how the MLLM's layers are aggregated")
-    ablation.add_argument("--layers", choices=("early", "middle", "late", "all"), help="which are read")
+    ablation.add_argument("--mode", choices=MODES, help="how the MLLM's layers are aggregated; %(default)s")
+    ablation.add_argument("--layers", choices=("early", "middle", "late", "all"), help="which are read; %(default)s")
     ablation.add_argument(
-        "--dropout", type=shares, help="how often a condition is dropped by itself: both, or MLLM,VAE"
+        "--dropout", type=shares, help="how often a condition is dropped by itself: both, or MLLM,VAE; 0.15"
     )
     ablation.add_argument("--size", type=int, choices=(64, 128), help="pixels a side; the profile's if left out")
     train.set_defaults(run=_train, **PHASES_ONLY)
@@ -144,6 +146,8 @@ def _rows(text: str) -> tuple[tuple[int | float | str, ...], ...]:
 
 
 def _generate(options: argparse.Namespace) -> int:
+    from .pipeline import generate
+
     if options.verify and not options.recipe:
         raise RecipeError("--verify compares the picture with a recipe's. Name the recipe's PNG or JSON with --recipe.")
     recipe = read_file(options.recipe) if options.recipe else None
@@ -177,6 +181,8 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _request(options: argparse.Namespace, recipe: dict[str, Any] | None) -> Request:
     """What the flags ask for, then what the recipe does, then what the profile does, checked."""
+    from .pipeline import default_request
+
     profile = find_profile(options.profile or (recipe["profile"] if recipe else DEFAULT))
     references = tuple(open_picture(path) for path in options.reference)
     wanted = {"prompt": ""} | (asked(recipe) if recipe else {})

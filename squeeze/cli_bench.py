@@ -11,7 +11,7 @@ from typing import Any
 
 from .cli_checks import above_zero, check_writable
 from .files import write_text
-from .models.loading import LoadError, find_device
+from .models.sources import LoadError
 from .request import RequestError
 
 
@@ -32,6 +32,7 @@ def add_bench(commands: Any) -> None:
 def _bench(options: argparse.Namespace) -> int:
     from .bench.rows import as_markdown
     from .bench.run import BLOCKS, chosen, made_on, run
+    from .models.loading import find_device
 
     names = chosen(options.only)
     device = find_device(options.device or "auto")

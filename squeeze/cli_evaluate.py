@@ -16,8 +16,8 @@ from .cli_checks import ASKED, MOST_SEED, add_asked, at_least_one, check_writabl
 from .cli_models import FLAGS, add_models, load_models
 from .evaluation.records import EvaluationError, Records
 from .files import WriteError, whole, write_text
-from .models.loading import LoadError, load
 from .models.profiles import PROFILES, find_profile
+from .models.sources import LoadError
 from .request import RequestError
 
 WAIT = datetime.timedelta(days=30)  # that a process which is done waits for the others; torch's own is minutes
@@ -52,11 +52,13 @@ def add_evaluate(commands: Any) -> None:
 
     table = worlds.add_parser("table", help="the paper's tables in miniature, by the embedded model")
     table.add_argument("name", choices=TABLE_NAMES)
-    table.add_argument("--n", type=int, default=CASES, help="number of cases a row")
+    table.add_argument("--n", type=int, default=CASES, help="number of cases a row; %(default)s")
     table.add_argument(
-        "--out", type=Path, default=Path("runs/tables"), help="cases and variants; a stopped run goes on"
+        "--out", type=Path, default=Path("runs/tables"), help="cases and variants; a stopped run goes on; %(default)s"
     )
-    table.add_argument("--steps", type=int, default=2000, help="training steps of each variant, where there are any")
+    table.add_argument(
+        "--steps", type=int, default=2000, help="training steps of each variant, where there are any; %(default)s"
+    )
     table.add_argument(
         "--size", type=int, choices=(64, 128), help="pixels a side of variants' pictures; the profile's if left out"
     )
@@ -67,7 +69,7 @@ def add_evaluate(commands: Any) -> None:
     table.add_argument("--seeds", type=at_least_one, default=1, help="trainings of each variant, by seeds in a row")
     table.add_argument("--only", help="a single row, by its name")
     table.add_argument("--curve", type=Path, help="of `sweep`: write identity against prompt as an SVG")
-    table.add_argument("--json", action="store_true")
+    table.add_argument("--json", action="store_true", help="print the rows as JSON")
     table.set_defaults(run=_table)
 
     photos = worlds.add_parser("dreambench", help="DINO-I, CLIP-I and CLIP-T on photos of real subjects")
@@ -75,7 +77,9 @@ def add_evaluate(commands: Any) -> None:
     made = photos.add_mutually_exclusive_group(required=True)
     made.add_argument("--profile", help=f"draws the pictures: {', '.join(PROFILES)}")
     made.add_argument("--pictures", type=Path, help="score this folder of SUBJECT/PROMPT_SEED.png instead")
-    photos.add_argument("--out", type=Path, help="where pictures, scores, report and gallery go; a stopped run goes on")
+    photos.add_argument(
+        "--out", type=Path, help="where all is written, runs/dreambench-NAME if left out; a stopped run goes on"
+    )
     photos.add_argument("--seeds", type=int, help="pictures of each prompt; 4 if left out")
     photos.add_argument("--limit", type=int, help="only so many cases, spread over subjects and prompts")
     photos.add_argument("--metrics", type=Path, help="a folder with dino/ and clip/ in place of the hub's checkpoints")
@@ -85,7 +89,7 @@ def add_evaluate(commands: Any) -> None:
 
     for one in (toys, photos):
         add_asked(one)
-        one.add_argument("--json", action="store_true")
+        one.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
@@ -97,6 +101,7 @@ def _plush(options: argparse.Namespace) -> int:
 
     from .evaluation import parts, plush
     from .evaluation.likeness import likeness
+    from .models.loading import load
     from .pipeline import default_request, settings
 
     _check_plush(options)
@@ -136,6 +141,7 @@ def _plush(options: argparse.Namespace) -> int:
 def _photos(options: argparse.Namespace) -> int:
     from .evaluation import parts, photos
     from .evaluation.subjects import read_bench
+    from .models.loading import load
 
     bench = read_bench(options.photos)
     for sentence in bench.skipped:

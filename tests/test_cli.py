@@ -19,8 +19,11 @@ import pytest
 from PIL import Image
 from tiny import make_transformer, randomised
 
+from squeeze import cli, cli_evaluate
 from squeeze.cli import main
+from squeeze.evaluation import tables
 from squeeze.images import content_hash, open_picture
+from squeeze.models import aggregation
 from squeeze.models.sources import revision
 from squeeze.recipe import read_file, read_png, to_text, write_png
 from squeeze.recipe_forms import to_command
@@ -37,8 +40,21 @@ def generate(tmp_path: Path, *options: str, prompt: str = "on the beach", refere
 @pytest.fixture
 def forbid_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake that shows beforehand must not cost the time of a picture."""
-    for place in ("squeeze.cli.load_models", "squeeze.cli_evaluate.load"):
+    for place in ("squeeze.cli.load_models", "squeeze.models.loading.load"):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("models were loaded before the flags were checked"))
+
+
+def test_a_slip_is_said_before_what_takes_seconds_is_imported():
+    slip = (
+        "import sys\nfrom squeeze.cli import main\ntry:\n    main(['generate', '--step'])\n"
+        "except SystemExit:\n    print({'diffusers', 'transformers', 'gradio'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", slip], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_names_that_flags_take_are_those_there_are():
+    assert cli.MODES == aggregation.MODES
+    assert tuple(tables.TABLES) == cli_evaluate.TABLE_NAMES
 
 
 def test_a_picture_with_its_recipe_and_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
