@@ -162,25 +162,6 @@ def browser():
         started.close()
 
 
-@pytest.fixture
-def visit(server, browser):
-    """Opens the page, or `query` of it, in a browser of its own, as another visitor, or in a tab of the one `beside`.
-    Afterwards nothing may have been written to a console."""
-    pages, contexts = [], []
-
-    def open_page(query="", beside=None):
-        if beside is None:
-            contexts.append(browser.new_context(viewport={"width": 1280, "height": 720}))
-        pages.append(opened(server + query, beside.context if beside else contexts[-1]))
-        return pages[-1]
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    written = [text for page in pages for text in page.written]
-    assert not written, f"the browser's console says: {written}"
-
-
 @pytest.fixture(scope="session")
 def shared(browser):
     """The browser of all tests that are of one visitor with one tab: it has loaded the page's scripts before."""
@@ -204,6 +185,25 @@ def page(server, shared, keeper):
     tab.close()
     keeper.evaluate("localStorage.clear()")
     assert not tab.written, f"the browser's console says: {tab.written}"
+
+
+@pytest.fixture
+def visit(server, browser, shared, keeper):
+    """Opens the page, or `query` of it, in another tab of the browser that all share, or in one of its `own`.
+    Afterwards nothing may have been written to a console, and nothing is left."""
+    pages = []
+
+    def open_page(query="", own=False):
+        context = browser.new_context(viewport={"width": 1280, "height": 720}) if own else shared
+        pages.append(opened(server + query, context))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.close() if page.context is shared else page.context.close()
+    keeper.evaluate("localStorage.clear()")
+    written = [text for page in pages for text in page.written]
+    assert not written, f"the browser's console says: {written}"
 
 
 @pytest.fixture(scope="session")

@@ -59,14 +59,14 @@ def test_a_recipe_chosen_during_a_run_leaves_the_status_line_to_it(page, tmp_pat
 def test_two_tabs_of_a_browser_share_one_history(visit):
     first = visit()
     ask(first, "on the beach", steps=2)
-    second = visit(beside=first)
+    second = visit()
     ask(second, "in the snow", steps=2)
     drawn(first)
     second.wait_for_selector(".past:has-text('on the beach')", state="attached")
     drawn(second)
     first.wait_for_selector(".past:has-text('in the snow')", state="attached")
     drawn(first)
-    for page in (first, second, visit(beside=first)):
+    for page in (first, second, visit()):
         page.wait_for_selector(".past >> nth=2", state="attached")
         words = [text.strip() for text in page.locator(".past").all_inner_texts()]
         assert words == ["on the beach", "in the snow", "on the beach"]

@@ -17,9 +17,7 @@ def wait_in_line(page):
 
 
 def test_visitors_see_place_and_time_are_served_in_turn_and_stop_gives_the_place_away(visit):
-    first, stopped = visit(), visit()
-    last = visit(beside=first)  # a browser has six connections to a server, and a run takes two
-    pages = (first, stopped, last)
+    first, stopped, last = pages = (visit(), visit(own=True), visit())  # a browser has connections for two runs
     for page in pages:
         ask(page, steps=100 if page is first else 12)  # the first keeps the others waiting
         page.evaluate(FIRST_STEP)

@@ -262,32 +262,28 @@ def test_folding_parts_say_whether_they_are_open(idle):
             idle.click(part)
 
 
-@pytest.mark.parametrize(
-    ("where", "keys"), [("#prompt textarea", "Control+Enter"), ("#balance-1 input[type=range]", "Meta+Enter")]
-)
-def test_keys_start_and_stop_a_run(page, where, keys):
+def test_keys_start_one_run_and_stop_it(page):
     ask(page, steps=100)
     assert "Enter" in page.get_attribute("#generate", "title")
     assert "Esc" in page.get_attribute("#stop", "title")
-    page.focus(where)
-    page.keyboard.press(keys)
-    filled(page, 2)
-    page.evaluate("document.querySelector('#about').insertAdjacentHTML('beforeend', '<dialog open><button>')")
-    page.focus("#about dialog button")
-    page.keyboard.press("Escape")
-    page.evaluate("document.querySelector('#about dialog').remove()")
-    filled(page, 5)
-    assert page.is_enabled("#stop"), "Escape in a dialog stopped the run"
-    page.keyboard.press("Escape")
-    page.wait_for_selector(".status[data-state=stopped]")
-    rested(page)
-    page.keyboard.press("Escape")
-    page.wait_for_timeout(300)
-    assert line(page).startswith("Stopped"), "Escape did something though nothing runs"
-
-
-def test_ctrl_enter_in_the_prompt_starts_one_run(page):
-    ask(page, steps=2)
+    for where, keys in (("#prompt textarea", "Control+Enter"), ("#balance-1 input[type=range]", "Meta+Enter")):
+        before = page.locator(".timeline .steps i.on").count()  # of the run before; this one is past them
+        page.focus(where)
+        page.keyboard.press(keys)
+        filled(page, before + 2)
+        page.evaluate("document.querySelector('#about').insertAdjacentHTML('beforeend', '<dialog open><button>')")
+        page.focus("#about dialog button")
+        page.keyboard.press("Escape")
+        page.evaluate("document.querySelector('#about dialog').remove()")
+        filled(page, before + 5)
+        assert page.is_enabled("#stop"), "Escape in a dialog stopped the run"
+        page.keyboard.press("Escape")
+        page.wait_for_selector(".status[data-state=stopped]")
+        page.wait_for_selector("#generate:enabled")
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(300)
+        assert line(page).startswith("Stopped"), "Escape did something though nothing runs"
+    set_steps(page, 2)
     page.press("#prompt textarea", "Control+Enter")
     page.wait_for_selector(".status[data-state=done]")
     page.wait_for_selector("#generate:enabled")

@@ -126,7 +126,7 @@ def test_two_tabs_of_one_browser_have_runs_of_their_own(visit):
     first = visit()
     ask(first, steps=3)
     drawn(first)
-    second = visit(beside=first)
+    second = visit()
     assert second.locator(".frame").count() == 0, "a tab shows the film of another"
     second.wait_for_selector(".past")
     assert second.locator(".past img").count() == 0, "a tab shows the pictures of another"
@@ -152,7 +152,7 @@ def test_a_closed_tab_frees_the_device(visit):
     (before, some), (now, more) = counted
     per_step = (now - before) / (more - some)
     remaining = per_step * (100 - more)
-    first.context.close()
+    first.close()
     closed = time.monotonic()
     second.wait_for_selector(".timeline .steps i.on", state="attached")
     waited = time.monotonic() - closed
