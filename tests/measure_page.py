@@ -172,10 +172,10 @@ def alone_on_a_page(browser, address, process, files, asked):
 def freed(browser, address, asked):
     """Seconds to the first step of a page that is alone, and of the next in line after a Stop or a closed tab: the
     median of `asked.turns` each; and those of a step. Each run has a tab of its own, which shows no other's steps."""
-    clock, tabs = time.monotonic, visited(browser)
+    clock, visitor, other = time.monotonic, visited(browser), visited(browser)
 
-    def visit(steps):
-        page = opened(address, tabs)
+    def visit(steps, who=visitor):
+        page = opened(address, who)
         ask(page, steps=steps)
         return page
 
@@ -196,7 +196,7 @@ def freed(browser, address, asked):
         return first_step(page, before)
 
     def after(end):
-        first, second = visit(100), visit(asked.steps)
+        first, second = visit(100, other), visit(asked.steps)
         start(first)
         filled(first, 2)
         start(second)
@@ -227,7 +227,8 @@ def freed(browser, address, asked):
         "closed tab": lambda: after(lambda page: page.close()), "step": step,
     }  # fmt: skip
     measured = {way: statistics.median(act() for _ in range(asked.turns)) for way, act in ways.items()}
-    tabs.close()
+    visitor.close()
+    other.close()
     return measured
 
 

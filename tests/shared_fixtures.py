@@ -189,8 +189,9 @@ def page(server, shared, keeper):
 
 @pytest.fixture
 def visit(server, browser, shared, keeper):
-    """Opens the page, or `query` of it, in another tab of the browser that all share, or in one of its `own`.
-    Afterwards nothing may have been written to a console, and nothing is left."""
+    """Opens the page, or `query` of it, in another tab of the browser that all share, or in one of its `own`:
+    a browser has six connections to a server, and two runs at once take them. Afterwards nothing may have been written
+    to a console, and nothing is left."""
     pages = []
 
     def open_page(query="", own=False):

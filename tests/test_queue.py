@@ -17,7 +17,7 @@ def wait_in_line(page):
 
 
 def test_visitors_see_place_and_time_are_served_in_turn_and_stop_gives_the_place_away(visit):
-    first, stopped, last = pages = (visit(), visit(own=True), visit())  # a browser has connections for two runs
+    first, stopped, last = pages = (visit(), visit(own=True), visit(own=True))  # a browser's connections are few
     for page in pages:
         ask(page, steps=100 if page is first else 12)  # the first keeps the others waiting
         page.evaluate(FIRST_STEP)

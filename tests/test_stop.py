@@ -140,7 +140,7 @@ def test_two_tabs_of_one_browser_have_runs_of_their_own(visit):
 
 
 def test_a_closed_tab_frees_the_device(visit):
-    first, second = visit(), visit()
+    first, second = visit(), visit(own=True)
     ask(first, steps=100)
     ask(second, steps=2)
     start(first)
