@@ -94,7 +94,10 @@ def test_sizes_of_every_row(name, side):
 
 def said(code):
     """A sentence of SENTENCES filled with marks, and the marks."""
-    marks = {name: f"<{name}>" for name in ("value", "limit", "stage", "total", "name", "choices", "folder", "size")}
+    marks = {
+        name: f"<{name}>"
+        for name in ("value", "limit", "stage", "total", "name", "choices", "folder", "size", "reason")
+    }
     numbers = SimpleNamespace(pixels=123, multiple=16, least=32)
     template = SENTENCES[code].replace("{value:,}", "{value}").replace("{limit:,}", "{limit}")
     return template.replace("{pixels:,}", "{pixels}").format(**marks, **vars(numbers))
