@@ -74,7 +74,9 @@ def answered(page, name):
 
 
 def calm(page):
-    """Five frames: within three of them, what has just appeared under a tab or a fold is given its old value again."""
+    """Five frames: within three of them, what has just appeared under a tab or a fold is given its old value again. A
+    tab behind another has a frame a second."""
+    page.bring_to_front()
     page.evaluate(CALM)
 
 
