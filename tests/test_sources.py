@@ -362,7 +362,7 @@ def test_a_card_is_needed_and_said_so(files, monkeypatch, name):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     adapter = files / "adapter" if PROFILES[name].adapter else None
     message = refused(PROFILES[name], folder=files / name, adapter=adapter)
-    assert repr(name) in message
+    assert "is to run on cuda" in message
     assert "CUDA" in message
     assert "--device cpu" in message
 
