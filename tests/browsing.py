@@ -74,9 +74,7 @@ def answered(page, name):
 
 
 def calm(page):
-    """Five frames: within three of them, what has just appeared under a tab or a fold is given its old value again. A
-    tab behind another has a frame a second."""
-    page.bring_to_front()
+    """Five frames: within three of them, what has just appeared under a tab or a fold is given its old value again."""
     page.evaluate(CALM)
 
 

@@ -1,5 +1,5 @@
-"""What every process of the tests begins with. The fixtures are in shared_fixtures.py: importing all they need takes
-seconds."""
+"""What every process of the tests begins with, and which files first. The fixtures are in shared_fixtures.py: importing
+all they need takes seconds."""
 
 import os
 
@@ -11,3 +11,16 @@ def pytest_collection(session):
     """The process that only hands tests out to others needs no fixtures."""
     if not session.config.pluginmanager.has_plugin("dsession"):
         session.config.pluginmanager.import_plugin("shared_fixtures")
+
+
+LONG = (  # begun first, so that the processes end together: those with a browser and those without in turn
+    "test_measure_page", "test_layers", "test_evaluation", "test_shape", "test_bench", "test_stop", "test_tables",
+    "test_restore", "test_training", "test_history", "test_cli", "test_api", "test_dreambench_command", "test_film",
+    "test_attention", "test_queue", "test_request", "test_measure_recipes", "test_train_command", "test_crop",
+    "test_app", "test_page", "test_critic", "test_leaving",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Files stay whole, and the others in their order."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))

@@ -150,36 +150,22 @@ def server(files):
 
 
 @pytest.fixture(scope="session")
-def headless():
-    """Playwright's Chromium, and what to start it with: with a camera. Without one these tests are skipped, except on
-    CI."""
+def browser():
+    """A headless Chromium with a camera; without one these tests are skipped, except on CI."""
     from playwright.sync_api import sync_playwright
 
     if (path := chromium()) is None:
         pytest.fail(NO_CHROMIUM) if os.environ.get("CI") else pytest.skip(NO_CHROMIUM)
     with sync_playwright() as playwright:
-        yield playwright.chromium, {"executable_path": path, "args": FLAGS + CAMERA}
+        started = playwright.chromium.launch(executable_path=path, args=FLAGS + CAMERA)
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")
-def browser(headless):
-    """A Chromium that keeps nothing, for visitors who share nothing."""
-    kind, options = headless
-    started = kind.launch(**options)
-    yield started
-    started.close()
-
-
-@pytest.fixture(scope="session")
-def shared(headless, tmp_path_factory):
-    """The browser of all tests that are of one visitor: it keeps the page's scripts as it has compiled them, which
-    makes a load a third shorter."""
-    kind, options = headless
-    kept = kind.launch_persistent_context(
-        tmp_path_factory.mktemp("browser"), viewport={"width": 1280, "height": 720}, **options
-    )
-    yield kept
-    kept.close()
+def shared(browser):
+    """The browser of all tests that are of one visitor with one tab: it has loaded the page's scripts before."""
+    return browser.new_context(viewport={"width": 1280, "height": 720})
 
 
 @pytest.fixture(scope="session")
