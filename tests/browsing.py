@@ -39,6 +39,11 @@ STOP = "document.querySelector('#stop').click()"  # which does nothing where the
 SLOW = 60_000  # milliseconds until a wait is a failure; a busy machine needs seconds
 
 
+def visited(browser):
+    """A browser of a visitor's own."""
+    return browser.new_context(viewport={"width": 1280, "height": 720})
+
+
 def opened(address, context):
     page = context.new_page()
     page.set_default_timeout(SLOW)

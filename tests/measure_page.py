@@ -24,7 +24,7 @@ from types import GeneratorType
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from browsing import ENDED, IN_LINE, STOP, ask, drawn, ended, filled, opened, start
+from browsing import ENDED, IN_LINE, STOP, ask, drawn, ended, filled, opened, start, visited
 from serving import FLAGS, NO_CHROMIUM, caller, chromium, serving, unlike
 
 FINISHED = 10**6  # in place of a step's number
@@ -136,11 +136,6 @@ def chromium_started():
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield browser
         browser.close()
-
-
-def visited(browser):
-    """A browser of a visitor's own."""
-    return browser.new_context(viewport={"width": 1280, "height": 720})
 
 
 def alone_on_a_page(browser, address, process, files, asked):

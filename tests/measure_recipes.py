@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from browsing import EXAMPLES, SLOW, drawn, drop, opened, paste
+from browsing import EXAMPLES, SLOW, drawn, drop, opened, paste, visited
 from example import random_request
 from serving import FLAGS, NO_CHROMIUM, chromium, serving
 
@@ -89,7 +89,7 @@ class Visit:
     """One visitor's browser, the page's address, and a folder to write to."""
 
     def __init__(self, browser, address, folder):
-        self.context = browser.new_context(viewport={"width": 1280, "height": 720})
+        self.context = visited(browser)
         self.address, self.folder = address, folder
 
     def drawn(self, path="", act=None):

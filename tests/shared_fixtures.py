@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from browsing import opened, remove
+from browsing import opened, remove, visited
 from pictures import SIDE
 from pressing import BALANCE
 from serving import CAMERA, FLAGS, NO_CHROMIUM, chromium, serving
@@ -165,7 +165,7 @@ def browser():
 @pytest.fixture(scope="session")
 def shared(browser):
     """The browser of all tests that are of one visitor with one tab: it has loaded the page's scripts before."""
-    return browser.new_context(viewport={"width": 1280, "height": 720})
+    return visited(browser)
 
 
 @pytest.fixture(scope="session")
@@ -195,7 +195,7 @@ def visit(server, browser, shared, keeper):
     pages = []
 
     def open_page(query="", own=False):
-        context = browser.new_context(viewport={"width": 1280, "height": 720}) if own else shared
+        context = visited(browser) if own else shared
         pages.append(opened(server + query, context))
         return pages[-1]
 
@@ -210,7 +210,7 @@ def visit(server, browser, shared, keeper):
 @pytest.fixture(scope="session")
 def stays(server, browser):
     """The page in a tab that stays."""
-    return opened(server, browser.new_context(viewport={"width": 1280, "height": 720}))
+    return opened(server, visited(browser))
 
 
 @pytest.fixture

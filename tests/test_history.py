@@ -1,6 +1,6 @@
 """The history of a visit, in the browser: over a reload, in two tabs, cleared, and with rubbish in its place."""
 
-from browsing import STATES, ask, drawn, ended, line, noise, opened, pick, reload, remove, set_steps, start
+from browsing import STATES, ask, drawn, ended, line, noise, opened, pick, reload, remove, set_steps, start, visited
 
 
 def test_the_history_of_a_visit(page):
@@ -85,7 +85,7 @@ DENIED = """Object.defineProperty(window, 'localStorage', {
 
 
 def test_where_the_browser_denies_its_storage_the_history_lasts_as_long_as_the_page(server, browser):
-    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    context = visited(browser)
     context.add_init_script(DENIED)
     page = opened(server, context)
     ask(page, steps=2)

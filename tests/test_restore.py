@@ -27,6 +27,7 @@ from browsing import (
     sliders,
     start,
     tab,
+    visited,
 )
 from PIL import Image
 
@@ -41,7 +42,7 @@ HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>
 @pytest.fixture(scope="session")
 def made(server, browser, tmp_path_factory):
     """A picture made on the page with nothing as the profile has it: its path and recipe, and its data URI."""
-    page = opened(server, browser.new_context(viewport={"width": 1280, "height": 720}))
+    page = opened(server, visited(browser))
     ask(page, "on the beach", steps=5)
     page.click("#preset label:has(input[value=gentle])")
     page.wait_for_function("document.querySelectorAll('.timeline .chip')[2].textContent == '0.75'")
