@@ -76,7 +76,7 @@ def evaluate(
             rng = random.Random(seed + first)
             cases = replace(cases, wishes=[_without_facing(wish, rng) for wish in cases.wishes])
         block = _Block(cases, models.profile.size)
-        wanted = [case for case in range(len(cases.wishes)) if block.needs(case) or not needing][:left]
+        wanted = [case for case in range(len(cases.wishes)) if not needing or block.needs(case)][:left]
         for case in wanted:
             yield run.drawn(block, case, first + case, kind)
         left -= len(wanted)
@@ -119,10 +119,10 @@ class _Block:
 
     def judged(self, read: Reading, case: int) -> dict[str, Any]:
         """What a reading of its picture says, fields of Drawn; of the toy that which can be both known and shown."""
-        toys, wish = self.cases.toys, self.cases.wishes[case]
+        toys, wish, unknown = self.cases.toys, self.cases.wishes[case], self.unknown(case)
         right: dict[str, bool | None] = dict.fromkeys((*PROMPT, *IDENTITY))
         for name in PROMPT:
-            if (wanted := getattr(wish, name)) is not None and name not in self.unknown(case):
+            if (wanted := getattr(wish, name)) is not None and name not in unknown:
                 right[name] = _reads(read, name) == wanted
         for name in IDENTITY:
             if self._known[name][case] and self._seen[name][case]:
