@@ -1,6 +1,7 @@
 """Whole generations under each memory plan: the same picture, a sentence on a full device, and what is cached."""
 
 import argparse
+import shutil
 import weakref
 from dataclasses import replace
 
@@ -220,6 +221,7 @@ def test_the_flags_reach_the_loader_and_the_plan_is_printed_first(folder, monkey
         load_models(options, tiny_profile(folder), None, stop)
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="There is no C++ compiler to compile with.")
 def test_compiled_blocks_are_compiled(folder):
     plain, compiled = (loading.load(tiny_profile(folder), compiled=on).dit.model for on in (False, True))
     for model, on in ((plain, False), (compiled, True)):

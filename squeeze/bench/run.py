@@ -60,7 +60,8 @@ def made_on(device: torch.device) -> dict[str, str]:
     small = replace(size, transformer={**size.transformer, "num_layers": 1, "num_single_layers": 0})
     attention = pick_backend(transformer(small, "meta"), device)
     made = {"device": named, "size": size.name, "dtype": size.profile["dtype"], "attention": attention}
-    return made | {name: _version(name) for name in LIBRARIES}
+    built = {"torch": torch.__version__}  # names the build for CPU or CUDA, which its package on PyPI does not
+    return made | {name: _version(name) for name in LIBRARIES} | built
 
 
 def run(minutes: float, device: torch.device, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
