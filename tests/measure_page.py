@@ -28,7 +28,7 @@ from browsing import ENDED, IN_LINE, STOP, ask, drawn, ended, filled, opened, st
 from serving import FLAGS, NO_CHROMIUM, caller, chromium, serving, unlike
 
 FINISHED = 10**6  # in place of a step's number
-A_RUN_LEAVES = 2  # files: its PNG, and the comparison's copy of the picture
+A_RUN_LEAVES = 1  # file: the comparison's copy of the picture
 A_PICTURE = 128 * 128 * 3 + 4096  # bytes at most, with its recipe
 
 # Notes every step that is painted: the message comes after the frame in which the picture stands.

@@ -34,7 +34,8 @@ PROFILE = PROFILES["plush"]
 # --- a whole run ----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_from_example_to_download(page, tmp_path):
+def test_a_run_from_example_to_download(page, files, tmp_path):
+    before = set(files.rglob("squeeze-*.png"))
     ask(page, "on the beach, facing left, with a red hat, cyberpunk robot")
     page.evaluate(
         """() => { window.seen = new Set(); new MutationObserver(() => {
@@ -55,10 +56,15 @@ def test_a_run_from_example_to_download(page, tmp_path):
     assert len(set(pictures)) == 3, f"{len(set(pictures))} different pictures of the three stages"
     unknown = page.inner_text("#status .unknown")
     assert "cyberpunk, robot" in unknown, f"unknown words are named as {unknown!r}"
+    page.click(".frame >> nth=1")
+    page.wait_for_selector(".view img[data-last]")  # a frame stands in the picture's place
     with page.expect_download() as download:
         page.click("#download")
     download.value.save_as(tmp_path / "got.png")
+    page.click(".frame >> nth=1")
     recipe = read_png(tmp_path / "got.png")
+    assert download.value.suggested_filename == f"squeeze-{recipe['seed']}.png"
+    assert set(files.rglob("squeeze-*.png")) == before, "the download ends with a file of the server"
     page.click("#advanced > button")
     shown = {"seed": int(page.input_value("#seed input")), "balance": list(sliders(page)), "steps": PROFILE.steps}
     assert shown == {key: recipe[key] for key in shown}, "the downloaded PNG's recipe is not what the page shows"

@@ -25,6 +25,7 @@ from .endpoints import endpoints
 from .fetch import fetching
 from .film import LISTENERS, film, history
 from .handlers import Handlers
+from .saving import saving
 from .sent import Sent, path_of
 from .show import Parts
 from .subjects import Subject
@@ -93,6 +94,7 @@ def build(models: Models) -> gr.Blocks:
         wiring.balance(handlers, parts)
         wiring.runs(handlers, parts, source, asked, going, *buttons)
         restore.memory(page, handlers, parts, source, asked, going)
+        saving(parts, source["save"])
         endpoints(handlers)
 
         def leave(request: gr.Request) -> None:
@@ -201,7 +203,7 @@ def _result(models: Models) -> dict[str, Any]:
             apply_default_css=False,
         )  # fmt: skip
         branch = gr.Button(texts.BRANCH, interactive=False, elem_id="branch", min_width=0, size="sm")
-        download = gr.DownloadButton("Download PNG", interactive=False, elem_id="download", min_width=0, size="sm")
+        download = gr.Button("Download PNG", interactive=False, elem_id="download", min_width=0, size="sm")
     return {
         "view": view, "kept": kept, "timeline": control, "status": status, "download": download, "film": strip,
         "branch": branch, "chosen": gr.State(),

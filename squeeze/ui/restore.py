@@ -22,13 +22,6 @@ from .subjects import Subject, back
 from .wiring import LIGHT, QUEUED, listed, resting, visitor
 
 TELL = "(past) => window.squeezeTold?.(past)"  # to the other tabs of this browser
-SAVE = """(text) => {
-    const link = document.createElement('a');
-    link.href = URL.createObjectURL(new Blob([text], {type: 'application/json'}));
-    link.download = `squeeze-${JSON.parse(text).seed}.json`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}"""
 
 
 def memory(
@@ -100,7 +93,6 @@ def memory(
     file, text = source["file"], source["text"]
     file.upload(from_file, inputs=[going, file, *pictures], outputs=[*restores, file], **QUEUED)
     source["use"].click(from_text, inputs=[going, text, *pictures], outputs=restores, **QUEUED)
-    source["save"].click(fn=None, js=SAVE, inputs=parts.forms["json"])
     source["history"].pick(from_past, inputs=[going, past, *pictures], outputs=restores, **QUEUED)
     source["history"].told(told, inputs=past, outputs=[past, source["history"]], **LIGHT)
     past.change(fn=None, js=TELL, inputs=past)

@@ -36,7 +36,7 @@ class Parts:
     kept: gr.HTML
     timeline: gr.HTML
     status: gr.HTML
-    download: gr.DownloadButton
+    download: gr.Button
     form: dict[str, Any]
     preset: gr.Radio
     sliders: list[gr.Slider]
@@ -80,7 +80,7 @@ def reading(run: Run, parts: Parts) -> Shown:
 def begun(run: Run, parts: Parts, ends: Sequence[str | None]) -> Shown:
     """What changes with a run's first step besides what changes with each; `ends` are the stages' pictures so far."""
     return {
-        parts.kept: views.kept(ends), parts.download: gr.DownloadButton(interactive=False), parts.film: film(run),
+        parts.kept: views.kept(ends), parts.download: gr.Button(interactive=False), parts.film: film(run),
         **unchosen(parts),
     }  # fmt: skip
 
@@ -131,7 +131,7 @@ def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, pa
                 run.latents.append(event.img)
                 run.frames.append(uri)
                 alt = f"The picture as foreseen at step {done}"
-                changes[parts.view] = views.picture(uri, alt, "running", done, event.stage)
+                changes[parts.view] = views.preview(uri, alt, done, event.stage)
                 if done == sum(counts[: event.stage + 1]):
                     ends[event.stage] = uri
                     changes[parts.kept] = views.kept(ends)
@@ -140,21 +140,21 @@ def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, pa
             yield changes
         elif isinstance(event, Finished):
             with written(event) as made:
-                uri = views.png_uri(made.path)
-                ends[max(stage for stage, count in enumerate(counts) if count)] = uri
-                before = visits.newest_picture(visitor.session)
-                again = before is not None and content_hash(before) == event.recipe["picture"]
-                visits.finish(visitor.session, run, event.image, event.recipe["picture"])
-                yield {
-                    parts.view: views.picture(uri, f"The finished picture: {run.request.prompt}", "done"),
-                    parts.kept: views.kept(ends),
-                    parts.status: closing(event, run, unknown),
-                    parts.download: gr.DownloadButton(value=str(made.path), interactive=True),
-                    parts.film: film(run),
-                    parts.compare: gr.skip() if before is None or again else gr.update(value=(before, event.image)),
-                    parts.recipe: event.recipe,
-                    **recipes.forms(event.recipe, visitor.page, parts.forms),
-                }
+                uri, name = views.png_uri(made.path), made.path.name
+            ends[max(stage for stage, count in enumerate(counts) if count)] = uri
+            before = visits.newest_picture(visitor.session)
+            again = before is not None and content_hash(before) == event.recipe["picture"]
+            visits.finish(visitor.session, run, event.image, event.recipe["picture"])
+            yield {
+                parts.view: views.finished(uri, f"The finished picture: {run.request.prompt}", name),
+                parts.kept: views.kept(ends),
+                parts.status: closing(event, run, unknown),
+                parts.download: gr.Button(interactive=True),
+                parts.film: film(run),
+                parts.compare: gr.skip() if before is None or again else gr.update(value=(before, event.image)),
+                parts.recipe: event.recipe,
+                **recipes.forms(event.recipe, visitor.page, parts.forms),
+            }
 
 
 def closing(event: Finished, run: Run, unknown: Sequence[str] = ()) -> str:
@@ -176,6 +176,7 @@ def calmer(run: Run) -> str | None:
 
 @contextmanager
 def written(event: Finished) -> Iterator[Made]:
-    """The finished PNG, kept for one yield: gradio copies it to its own cache, which bounds.py empties."""
+    """The finished PNG, kept for one yield: of what goes to the API gradio makes a copy in its own cache, which
+    bounds.py empties."""
     with tempfile.TemporaryDirectory(prefix="squeeze-") as folder:
         yield write_png(event.image, event.recipe, Path(folder) / f"squeeze-{event.recipe['seed']}.png")

@@ -50,11 +50,19 @@ def empty() -> str:
     return f'<figure class="view" data-state="empty">{BEAR}<figcaption>{texts.EMPTY}</figcaption></figure>'
 
 
-def picture(uri: str, alt: str, state: str, step: int | None = None, stage: int = 0) -> str:
-    """The picture's box; `state` is running or done. Decoded in step with the page, so frames do not flash. Of a
-    preview, `step` (from 1) and `stage` let the filmstrip grow by it, see film.js."""
-    frame = "" if step is None else f' data-step="{step}" data-stage="{stage + 1}"'
-    image = f'<img src="{uri}" alt="{escape(alt)}" decoding="sync"{frame}>'
+def preview(uri: str, alt: str, step: int, stage: int) -> str:
+    """The picture's box while it is drawn; `step` (from 1) and `stage` let the filmstrip grow by it, see film.js."""
+    return _box(uri, alt, "running", f'data-step="{step}" data-stage="{stage + 1}"')
+
+
+def finished(uri: str, alt: str, name: str) -> str:
+    """The picture's box with the finished picture; `name` is that of its file, see saving.py."""
+    return _box(uri, alt, "done", f'data-name="{name}"')
+
+
+def _box(uri: str, alt: str, state: str, data: str) -> str:
+    """Decoded in step with the page, so frames do not flash."""
+    image = f'<img src="{uri}" alt="{escape(alt)}" decoding="sync" {data}>'
     return f'<figure class="view" data-state="{state}">{image}</figure>'
 
 
