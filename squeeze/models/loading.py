@@ -109,6 +109,9 @@ def load(
             raise
         raise LoadError(said) from error
     if compiled:
+        # A block with and without text, references, guidance and weights: torch's eight ways were used up by eleven
+        # pictures, and what is beyond them it would not compile.
+        torch._dynamo.config.recompile_limit = 64
         models.dit.model.compile_repeated_blocks(dynamic=True)
     return models
 
