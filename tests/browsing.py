@@ -36,26 +36,39 @@ ALIVE = (
     "#history *", "#generate[aria-keyshortcuts]",
 )  # fmt: skip
 STOP = "document.querySelector('#stop').click()"  # which does nothing where the run is over
+FORGET = "localStorage.clear(), sessionStorage.clear()"
+WINDOW = {"width": 1280, "height": 720}
 SLOW = 60_000  # milliseconds until a wait is a failure; a busy machine needs seconds
 
 
 def visited(browser):
     """A browser of a visitor's own."""
-    return browser.new_context(viewport={"width": 1280, "height": 720})
+    return browser.new_context(viewport=WINDOW)
 
 
 def opened(address, context):
-    page = context.new_page()
+    """The page in a new tab."""
+    page = listened(context.new_page())
+    enter(page, address)
+    return page
+
+
+def listened(page):
+    """A tab that notes what its console complains of, and which runs come to rest."""
     page.set_default_timeout(SLOW)
-    page.written = []  # what the browser's console complains of
+    page.written, page.ends = [], []
     page.on("console", lambda said: page.written.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: page.written.append(str(error)))
+    page.on("requestfinished", lambda asked: rest(page) if of(asked) in page.ends else None)
+    return page
+
+
+def enter(page, address):
+    """Opens the page in a tab."""
     page.goto(address)
     alive(page)
-    ends = page.evaluate(HANDLERS, ["made", "ended"])
+    page.ends = page.evaluate(HANDLERS, ["made", "ended"])
     page.rests = page.before = 0  # runs that have come to rest, all and those before the latest press
-    page.on("requestfinished", lambda asked: rest(page) if of(asked) in ends else None)
-    return page
 
 
 def of(asked):

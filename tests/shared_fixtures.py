@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from browsing import opened, remove, visited
+from browsing import FORGET, WINDOW, enter, listened, opened, remove, visited
 from pictures import SIDE
 from pressing import BALANCE
 from serving import CAMERA, FLAGS, NO_CHROMIUM, chromium, serving
@@ -169,26 +169,31 @@ def shared(browser):
 
 
 @pytest.fixture(scope="session")
-def keeper(server, shared):
-    """A tab that stays, of a file of the server: what pages have stored is cleared from here once they are closed."""
-    tab = shared.new_page()
+def tab(server, shared):
+    """Their tab, which stays: opening the page in it takes half of what it takes in a new one. Between tests it shows a
+    file of the server, from where what pages have stored is cleared once they are left."""
+    tab = listened(shared.new_page())
     tab.goto(f"{server}/theme.css")
     return tab
 
 
 @pytest.fixture
-def page(server, shared, keeper):
-    """The page in a tab of its own. Afterwards nothing may have been written to its console, and nothing is left: a
-    run ends with its tab."""
-    tab = opened(server, shared)
+def page(server, tab):
+    """The page, opened anew. Afterwards nothing may have been written to its console, and nothing is left: a run ends
+    with its page."""
+    tab.set_viewport_size(WINDOW)
+    tab.emulate_media(color_scheme="light", reduced_motion="no-preference")
+    enter(tab, server)
     yield tab
-    tab.close()
-    keeper.evaluate("localStorage.clear()")
-    assert not tab.written, f"the browser's console says: {tab.written}"
+    written = tab.written[:]
+    tab.goto(f"{server}/theme.css")
+    tab.evaluate(FORGET)
+    tab.written.clear()
+    assert not written, f"the browser's console says: {written}"
 
 
 @pytest.fixture
-def visit(server, browser, shared, keeper):
+def visit(server, browser, shared, tab):
     """Opens the page, or `query` of it, in another tab of the browser that all share, or in one of its `own`:
     a browser has six connections to a server, and two runs at once take them. Afterwards nothing may have been written
     to a console, and nothing is left."""
@@ -202,7 +207,7 @@ def visit(server, browser, shared, keeper):
     yield open_page
     for page in pages:
         page.close() if page.context is shared else page.context.close()
-    keeper.evaluate("localStorage.clear()")
+    tab.evaluate(FORGET)
     written = [text for page in pages for text in page.written]
     assert not written, f"the browser's console says: {written}"
 

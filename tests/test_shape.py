@@ -79,11 +79,11 @@ def toasted(page):
 def test_axe_finds_nothing_in_any_state(still, visit):
     page = still
     said = look(page, "empty", whole=True)
-    for one in LOOKS:
+    for looks in (LOOKS[:2], LOOKS[2:]):  # a toast goes by itself, and a run ends
         start(page)
         ended(page)
         toasted(page)
-        said += look(page, "failed", [one])
+        said += look(page, "failed", looks)
         page.evaluate("document.querySelector('.toast-close')?.click()")  # or it has gone by itself
         page.wait_for_selector(".toast-body", state="detached")
     ask(page, "on the beach, cyberpunk", steps=100)
@@ -94,17 +94,17 @@ def test_axe_finds_nothing_in_any_state(still, visit):
     page.click(".cropping .cancel")
     other = visit(own=True)  # two runs of one browser would wait for its connections
     ask(other, steps=100)
-    for one in LOOKS:
+    for looks in (LOOKS[:2], LOOKS[2:]):
         start(other)
         filled(other, 1)
         start(page)
         page.wait_for_selector(IN_LINE)
-        said += look(page, "in line", [one])
+        said += look(page, "in line", looks)
         stop(page)
         stop(other)
         start(page)
         filled(page, 2)
-        said += look(page, "running", [one])
+        said += look(page, "running", looks)
         stop(page)
     said += look(page, "stopped")
     set_steps(page, 4)

@@ -13,6 +13,7 @@ from squeeze.ui.timeline import progress, rest, state, timeline
 
 COUNTS, BALANCE = (4, 5, 16), (0.0, 0.5, 1.0)
 STYLE = Path(texts.__file__).with_name("style.css")
+SIZE = {"width": 1000, "height": 700}
 
 
 class Demo:
@@ -68,28 +69,31 @@ def demo():
 
 
 @pytest.fixture(scope="module")
-def context(browser):
-    return browser.new_context(viewport={"width": 1000, "height": 700}, has_touch=True)
+def tab(browser):
+    """A tab that stays, and notes what its console complains of and what it has asked that is not answered."""
+    tab = browser.new_context(viewport=SIZE, has_touch=True).new_page()
+    tab.set_default_timeout(SLOW)
+    tab.written, tab.asking = [], set()
+    tab.on("console", lambda said: tab.written.append(said.text) if said.type == "error" else None)
+    tab.on("pageerror", lambda error: tab.written.append(str(error)))
+    tab.on("request", lambda asked: tab.asking.add(asked) if of(asked) is not None else None)
+    tab.on("requestfinished", lambda asked: tab.asking.discard(asked))
+    tab.on("requestfailed", lambda asked: tab.asking.discard(asked))
+    return tab
 
 
 @pytest.fixture
-def page(demo, context):
-    """The page in a new tab; afterwards nothing may have been written to the console."""
-    written = []
-    page = context.new_page()
-    page.set_default_timeout(SLOW)
-    page.on("console", lambda said: written.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: written.append(str(error)))
-    page.asking = set()  # what the browser has said and Python has not answered
-    page.on("request", lambda asked: page.asking.add(asked) if of(asked) is not None else None)
-    page.on("requestfinished", lambda asked: page.asking.discard(asked))
-    page.on("requestfailed", lambda asked: page.asking.discard(asked))
-    page.goto(demo.address)
-    page.wait_for_selector(".timeline .steps i >> nth=24")
-    page.hover(".timeline .sum")  # once gradio has taken its cover off
+def page(demo, tab):
+    """The page, opened anew; afterwards nothing may have been written to the console."""
+    tab.set_viewport_size(SIZE)
+    tab.goto(demo.address)
+    tab.wait_for_selector(".timeline .steps i >> nth=24")
+    tab.hover(".timeline .sum")  # once gradio has taken its cover off
     demo.heard.clear()
-    yield page
-    page.close()
+    yield tab
+    written = tab.written[:]
+    tab.goto("about:blank")
+    tab.written.clear()
     assert not written, f"the browser's console says: {written}"
 
 
