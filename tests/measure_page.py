@@ -178,17 +178,19 @@ def freed(browser, address, asked):
         """Waits for that step of the first run of a new page, also where it is over meanwhile."""
         page.wait_for_selector(f".timeline .steps i.on >> nth={steps - 1}", state="attached")
 
-    def first_step(page, before):
+    def alone():
+        """Seconds to the first step, and those of a step."""
+        page, before = visit(40), clock()
+        start(page)
         done(page, 1)
-        seconds = clock() - before
+        first = clock() - before
+        done(page, 5)
+        before = clock()
+        done(page, 35)
+        each = (clock() - before) / 30
         ended(page)
         page.close()
-        return seconds
-
-    def alone():
-        page, before = visit(asked.steps), clock()
-        start(page)
-        return first_step(page, before)
+        return first, each
 
     def after(end):
         first, second = visit(100, other), visit(asked.steps)
@@ -202,26 +204,18 @@ def freed(browser, address, asked):
             return after(end)
         before = clock()
         end(first)
-        seconds = first_step(second, before)
+        done(second, 1)
+        seconds = clock() - before
+        ended(second)
+        second.close()
         first.close()
         return seconds
 
-    def step():
-        page = visit(40)
-        start(page)
-        done(page, 5)
-        before = clock()
-        done(page, 35)
-        seconds = (clock() - before) / 30
-        ended(page)
-        page.close()
-        return seconds
-
-    ways = {
-        "alone": alone, "Stop": lambda: after(lambda page: page.evaluate(STOP)),
-        "closed tab": lambda: after(lambda page: page.close()), "step": step,
-    }  # fmt: skip
-    measured = {way: statistics.median(act() for _ in range(asked.turns)) for way, act in ways.items()}
+    ways = {"Stop": lambda page: page.evaluate(STOP), "closed tab": lambda page: page.close()}
+    firsts, steps = zip(*(alone() for _ in range(asked.turns)), strict=True)
+    measured = {"alone": statistics.median(firsts), "step": statistics.median(steps)}
+    for way, end in ways.items():
+        measured[way] = statistics.median(after(end) for _ in range(asked.turns))
     visitor.close()
     other.close()
     return measured

@@ -27,7 +27,7 @@ from squeeze.recipe import to_text
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 APART = ["color-contrast", "link-in-text-block", "scrollable-region-focusable"]  # in which looks of one state differ
-LOOKS = [("light", 1280), ("dark", 1280), ("dark", 390), ("light", 390)]
+LOOKS = [("light", 1280), ("dark", 1280), ("light", 390)]
 THEIRS = {  # (rule, part of the selector) that gradio writes and no parameter, style or short script can set right
     ("nested-interactive", ".toast-header"): "a toast's head folds it, and holds the button that closes it",
 }
@@ -47,9 +47,10 @@ def still(page):
 
 
 def look(page, state, looks=LOOKS, whole=False):
-    """What axe says of the page as it stands, as sentences; of the narrow window by all rules only where `whole`."""
+    """What axe says of the page as it stands, as sentences; of the narrow window by all rules, and of a dark one, only
+    where `whole`."""
     said = []
-    for mode, width in looks:
+    for mode, width in [*looks, ("dark", 390)] if whole else looks:
         page.set_viewport_size({"width": width, "height": 800})
         page.emulate_media(color_scheme=mode)
         page.wait_for_selector("body.dark" if mode == "dark" else "body:not(.dark)")
