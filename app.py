@@ -30,14 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from squeeze.request import RequestError
     from squeeze.ui.bounds import trim
     from squeeze.ui.page import build, launch
+    from squeeze.warmup import warm_up
 
     try:
         profile = find_profile(flags.profile)
         models = load_models(flags, profile, flags.device, partial(print, flush=True))
         print(f"{profile.title}. Licence: {models.profile.licence}.", flush=True)
+        if flags.compile:
+            for said in warm_up(models):
+                print(said, flush=True)
         page = build(models)
     except (LoadError, RequestError) as error:
         return _refused(error)
+    except KeyboardInterrupt:
+        return 130
     try:
         address = launch(page, flags.host, flags.port, mcp=flags.mcp)
     except OSError:  # taken while the models were loading

@@ -24,7 +24,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--memory", help="what stays on a CUDA card: auto, resident, swap or lean; auto if left out")
     parser.add_argument(
-        "--compile", action="store_const", const=True, help="the first steps take minutes, the others less time"
+        "--compile", action="store_const", const=True, help="minutes of compiling first, then faster steps"
     )
 
 

@@ -16,7 +16,7 @@ def pytest_collection(session):
 LONG = (  # begun first, so that the processes end together: those with a browser and those without in turn
     "test_measure_page", "test_layers", "test_evaluation", "test_shape", "test_bench", "test_stop", "test_tables",
     "test_restore", "test_training", "test_history", "test_cli", "test_api", "test_dreambench_command", "test_film",
-    "test_attention", "test_queue", "test_request", "test_measure_recipes", "test_train_command", "test_crop",
+    "test_warmup", "test_queue", "test_request", "test_measure_recipes", "test_train_command", "test_crop",
     "test_app", "test_page", "test_critic", "test_leaving", "test_timeline",
 )  # fmt: skip
 

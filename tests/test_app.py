@@ -102,6 +102,29 @@ def test_the_licence_is_shown_before_the_page_opens(capsys, monkeypatch):
     assert "Licence: Apache-2.0" in capsys.readouterr().out
 
 
+def test_what_is_compiled_is_compiled_before_the_page_opens(capsys, monkeypatch):
+    said = []
+
+    def taken(*_arguments, **_options):
+        said.append(capsys.readouterr().out)
+        raise OSError
+
+    monkeypatch.setattr("squeeze.ui.page.launch", taken)
+    monkeypatch.setattr("squeeze.models.loading.check_compiler", lambda place: None)
+    monkeypatch.setattr("squeeze.warmup.warm_up", lambda models: iter(["Compiled."]))
+    for flags in ([], ["--compile"]):
+        assert app.main([*flags, "--port", free()]) == 2
+    assert ["Compiled." in text for text in said] == [False, True]
+
+
+def test_a_stop_while_models_are_loaded_is_no_traceback(monkeypatch):
+    def stopped(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("app.load_models", stopped)
+    assert app.main(["--port", free()]) == 130
+
+
 def test_nothing_stays_on_the_disk(tmp_path):
     """Though a client still listens, and whoever ends it: docker stop and systemd send SIGTERM."""
     with serving(tmp_path) as (address, process):

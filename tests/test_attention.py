@@ -253,22 +253,6 @@ def test_a_vanishing_weight_equals_dropped_text_in_every_layer(name, merge):
         assert bool(forward(model, text=0).isfinite().all())
 
 
-@pytest.mark.parametrize(("name", "first"), [("flux", [(19, 1.0)]), ("longcat", KEYS)])  # each way takes seconds
-def test_compiled_blocks_hear_every_weight(name, first):
-    plain, model = MODELS[name](), MODELS[name]()
-    weighings = install(plain), install(model)
-    model.compile_repeated_blocks(backend="eager", dynamic=True)
-
-    def heard(*several):
-        for groups in several:
-            with weighings[0](groups), weighings[1](groups):
-                assert furthest(forward(model), forward(plain)) <= 1e-5, "a weight was compiled in"
-
-    heard(first, KEYS, first)
-    with torch._dynamo.config.patch(error_on_recompile=True):  # of more than eight ways torch compiles none
-        heard([(5, 0.9), (14, 1.0)], [(5, 1.0), (14, 0.2)], [(19, 0.5)])
-
-
 def test_another_model_has_no_processor():
     with pytest.raises(ValueError, match="no attention processor for Linear"):
         install(torch.nn.Linear(1, 1))

@@ -23,7 +23,7 @@ LAYERS = [  # from the top; a module may import from its own row and from rows b
         "squeeze.__main__",
     ),
     ("squeeze.ui", "squeeze.training", "squeeze.evaluation", "squeeze.plush", "squeeze.bench"),
-    ("squeeze.pipeline",),
+    ("squeeze.pipeline", "squeeze.warmup"),
     ("squeeze.conditioning", "squeeze.identity", "squeeze.checks", "squeeze.previews"),
     ("squeeze.models", "squeeze.sampling", "squeeze.images", "squeeze.encodings"),
     ("squeeze.recipe", "squeeze.recipe_forms", "squeeze.request", "squeeze.events", "squeeze.balance", "squeeze.files"),

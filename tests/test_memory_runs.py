@@ -227,7 +227,6 @@ def test_compiled_blocks_are_compiled(folder):
     for model, on in ((plain, False), (compiled, True)):
         blocks = [*model.transformer_blocks, *model.single_transformer_blocks]
         assert [block._compiled_call_impl is not None for block in blocks] == [on] * 3
-    assert torch._dynamo.config.recompile_limit > 8, "blocks are met in more ways than torch compiles by default"
 
 
 # --- what is cached -------------------------------------------------------------------------------------------------

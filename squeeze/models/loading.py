@@ -68,7 +68,8 @@ def load(
     `adapter` is the folder of an adapter, for a profile that needs one; its stage borders become the profile's.
     `revisions` replace the hub's commits, by repository. `memory` is a plan of memory.py or "auto"; `report` is told
     which is taken, unless all is in host memory anyway. `compiled`: torch compiles the transformer's blocks at their
-    first use. Raises LoadError before anything is read where flags, files or this machine do not allow it.
+    first use, see warmup.py. Raises LoadError before anything is read where flags, files or this machine do not
+    allow it.
     """
     profile = replace(profile, folder=folder or profile.folder)
     check_name(memory)
@@ -109,9 +110,10 @@ def load(
             raise
         raise LoadError(said) from error
     if compiled:
-        # A block with and without text, references, guidance and weights: torch's eight ways were used up by eleven
-        # pictures, and what is beyond them it would not compile.
+        # A block with and without text, references and weights makes eight graphs, as many as torch allows before it
+        # leaves what is new uncompiled; and that two numbers of tokens are equal is chance, not one more.
         torch._dynamo.config.recompile_limit = 64
+        torch.fx.experimental._config.use_duck_shape = False
         models.dit.model.compile_repeated_blocks(dynamic=True)
     return models
 

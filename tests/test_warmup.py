@@ -1,0 +1,63 @@
+"""After the warm-up of compiled models no request has anything compiled, and each gives what it gives uncompiled."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ModelMixin
+from tiny import make_request, on_cpu, random_picture, tiny_profile, write_longcat, write_models
+
+from squeeze.models import loading
+from squeeze.pipeline import generate
+from squeeze.warmup import warm_up
+
+REQUESTS = (
+    {"balance": (0, 0.5, 1)}, {"balance": (1, 1, 1)}, {"balance": (0, 0, 0), "uncond": "full"}, {"cfg": 1.0},
+    {"balance": (0.3, 0.9, 1)}, {"balance": (0.9, 0.1, 0.4), "uncond": "full"},
+    {"balance": (0.6, 1, 0.7), "late_text": "keep"}, {"balance": (1, 1, 1), "late_text": "keep", "uncond": "full"},
+    {"height": 96, "width": 32}, {"height": 128, "width": 128, "balance": (0.4, 0.4, 0.4)}, {"prompt": "a"},
+    {"prompt": "a toy in the snow, " * 5, "references": (random_picture(1, 64, 64),), "balance": (0.2, 0.5, 0.8)},
+    {"references": (random_picture(1, 20, 90), random_picture(2, 90, 20)), "balance": (0.2, 0.5, 0.8)},
+)  # fmt: skip
+
+
+def flux(folder):
+    write_models(folder)
+    return tiny_profile(folder)
+
+
+def longcat(folder):
+    write_longcat(folder)
+    return on_cpu("longcat", folder)
+
+
+@pytest.fixture(params=[flux, longcat])
+def profile(request, tmp_path):
+    """References have as many tokens as the picture here: what is compiled must not hold that for a rule."""
+    tiny = request.param(tmp_path)
+    return replace(tiny, limits=replace(tiny.limits, reference=tiny.size))
+
+
+@pytest.fixture
+def compiled(profile, monkeypatch):
+    """The tiny models, compiled by the backend that needs no compiler: which graphs there are does not depend on it."""
+    real = ModelMixin.compile_repeated_blocks
+    monkeypatch.setattr(loading, "check_compiler", lambda place: None)
+    monkeypatch.setattr(ModelMixin, "compile_repeated_blocks", lambda self, **how: real(self, backend="eager", **how))
+    return loading.load(profile, compiled=True)
+
+
+def drawn(models, asked):
+    few = asked["references"][: models.profile.limits.references] if "references" in asked else (random_picture(0),)
+    *_, last = generate(models, make_request(models.profile, **asked | {"references": few}))
+    return np.asarray(last.image, dtype=int)
+
+
+def test_nothing_is_compiled_after_it(profile, compiled):
+    said, plain = list(warm_up(compiled)), loading.load(profile)
+    assert said[0].startswith("Compiling: 0 of ")
+    assert said[-1] == "Compiled."
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for asked in REQUESTS:
+            assert abs(drawn(compiled, asked) - drawn(plain, asked)).max() <= 1, f"{asked}: another picture"
