@@ -17,30 +17,22 @@ from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZ
 from torch import Tensor, nn
 
 
-class _Found:
-    """The rows (B,) of the forward that is under way, shared by all modulations of a transformer."""
-
-    rows: Tensor
-
-
 class Hoisted(nn.Module):
-    """A modulation whose linear layer has become a table (rows, chunks * width)."""
+    """A modulation whose linear layer has become a table (rows, chunks * width), of which `found` (B, chunks * width)
+    are the rows of the forward that is under way: of a table torch.compile would note the length."""
 
-    def __init__(self, original: nn.Module, found: _Found) -> None:
+    def __init__(self, original: nn.Module) -> None:
         super().__init__()
-        self.norm, self.found = original.norm, found
-        self.register_buffer("table", torch.empty(0), persistent=False)
-
-    def looked_up(self, chunks: int) -> tuple[Tensor, ...]:
-        """The chunks, (B, width) each, of this forward's rows."""
-        return self.table.index_select(0, self.found.rows).chunk(chunks, 1)
+        self.norm = original.norm
+        for name in ("table", "found"):
+            self.register_buffer(name, torch.empty(0), persistent=False)
 
 
 class HoistedZero(Hoisted):
     """In the place of AdaLayerNormZero."""
 
     def forward(self, x: Tensor, emb: Tensor) -> tuple[Tensor, ...]:
-        shift, scale, *others = self.looked_up(6)
+        shift, scale, *others = self.found.chunk(6, 1)
         gate, shift_mlp, scale_mlp, gate_mlp = others
         return self.norm(x) * (1 + scale[:, None]) + shift[:, None], gate, shift_mlp, scale_mlp, gate_mlp
 
@@ -49,7 +41,7 @@ class HoistedSingle(Hoisted):
     """In the place of AdaLayerNormZeroSingle."""
 
     def forward(self, x: Tensor, emb: Tensor) -> tuple[Tensor, Tensor]:
-        shift, scale, gate = self.looked_up(3)
+        shift, scale, gate = self.found.chunk(3, 1)
         return self.norm(x) * (1 + scale[:, None]) + shift[:, None], gate
 
 
@@ -57,7 +49,7 @@ class HoistedContinuous(Hoisted):
     """In the place of AdaLayerNormContinuous."""
 
     def forward(self, x: Tensor, conditioning_embedding: Tensor) -> Tensor:
-        scale, shift = self.looked_up(2)
+        scale, shift = self.found.chunk(2, 1)
         return self.norm(x) * (1 + scale[:, None]) + shift[:, None]
 
 
@@ -80,12 +72,12 @@ class Hoisting:
     """The hoisted modulations of one transformer, made by `hoist`."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self._found, self._keys = model, _Found(), torch.empty(0, 0)
+        self.model, self._keys = model, torch.empty(0, 0)
         self._linears: list[tuple[Hoisted, Tensor, Tensor]] = []
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if type(child) in KINDS:
-                    hoisted = KINDS[type(child)](child, self._found)
+                    hoisted = KINDS[type(child)](child)
                     weights = [part.detach().cpu() for part in (child.linear.weight, child.linear.bias)]
                     self._linears.append((hoisted, *weights))
                     setattr(parent, name, hoisted)
@@ -144,7 +136,9 @@ class Hoisting:
                 f"no modulation row for t = {times} with this pooled vector and guidance among the {len(keys)} rows "
                 f"there are; call prepare with the times and vectors of the schedule first"
             )
-        self._found.rows = equal.int().argmax(1)
+        rows = equal.int().argmax(1)
+        for hoisted, *_ in self._linears:
+            hoisted.found = hoisted.table.index_select(0, rows)
 
 
 def hoist(model: Any) -> Hoisting:
