@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from browsing import SLOW, calm, of
+from browsing import calm, listened, of
 
 from squeeze.ui import texts
 from squeeze.ui.theme import theme
@@ -70,12 +70,9 @@ def demo():
 
 @pytest.fixture(scope="module")
 def tab(browser):
-    """A tab that stays, and notes what its console complains of and what it has asked that is not answered."""
-    tab = browser.new_context(viewport=SIZE, has_touch=True).new_page()
-    tab.set_default_timeout(SLOW)
-    tab.written, tab.asking = [], set()
-    tab.on("console", lambda said: tab.written.append(said.text) if said.type == "error" else None)
-    tab.on("pageerror", lambda error: tab.written.append(str(error)))
+    """A tab that stays, and notes what it has asked that is not answered."""
+    tab = listened(browser.new_context(viewport=SIZE, has_touch=True).new_page())
+    tab.asking = set()
     tab.on("request", lambda asked: tab.asking.add(asked) if of(asked) is not None else None)
     tab.on("requestfinished", lambda asked: tab.asking.discard(asked))
     tab.on("requestfailed", lambda asked: tab.asking.discard(asked))

@@ -52,6 +52,7 @@ class Attended:
     mass: Tensor | None
 
 
+@torch.compiler.disable
 def weighted_attention(
     q: Tensor, k: Tensor, v: Tensor, groups: Groups, *, merge: bool | None = None, mass: bool = False
 ) -> Attended:
@@ -112,8 +113,7 @@ class Weighing:
     keys (B, 1, 1, L). Not thread-local: torch.compile was seen to keep the first value of such an object."""
 
     def __init__(self) -> None:
-        self.groups: Groups = ()
-        self.weighs = False  # whether there are groups: of those, torch.compile would note the number
+        self.groups: Groups | None = None
         self.mask: Tensor | None = None
         self.merge: bool | None = None  # see weighted_attention
 
@@ -121,17 +121,12 @@ class Weighing:
     def __call__(self, groups: Groups | None = None, mask: Tensor | None = None) -> Iterator[None]:
         """Weights the forwards inside the block. Groups that all weigh 1 cost nothing; a mask rules the groups."""
         if groups is not None and mask is None and not even(groups):
-            self.groups, self.weighs = tuple((count, weight) for count, weight in groups if count), True
+            self.groups = tuple((count, weight) for count, weight in groups if count)
         self.mask = mask
         try:
             yield
         finally:
-            self.groups, self.weighs, self.mask = (), False, None
-
-    @torch.compiler.disable
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The attention (B, S, H, D) that the groups' weights make of q, k and v, see weighted_attention."""
-        return weighted_attention(q, k, v, self.groups, merge=self.merge).out
+            self.groups = self.mask = None
 
 
 class _Weighed:
@@ -150,14 +145,14 @@ class _Weighed:
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Any:
-        if not self.weighing.weighs:
-            mask = self.weighing.mask
+        groups, mask = self.weighing.groups, self.weighing.mask
+        if groups is None:
             mask = attention_mask if mask is None else mask.to(hidden_states)
             return super().__call__(attn, hidden_states, encoder_hidden_states, mask, image_rotary_emb)
         q, k, v = _projected(attn, hidden_states, encoder_hidden_states)
         if image_rotary_emb is not None:
             q, k = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=1) for x in (q, k))
-        out = self.weighing.attend(q, k, v).flatten(2).to(q.dtype)
+        out = weighted_attention(q, k, v, groups, merge=self.weighing.merge).out.flatten(2).to(q.dtype)
         if encoder_hidden_states is None:
             return out
         text = encoder_hidden_states.shape[1]
