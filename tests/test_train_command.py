@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from squeeze.cli import main
+from squeeze.models.profiles import PROFILES
 from squeeze.models.sources import LoadError
 from squeeze.training import parts
 from squeeze.training.loop import fit
@@ -161,6 +162,14 @@ def test_decoder_and_preview_map_go_with_the_vae_that_is_there(tmp_path: Path, n
     if name == "preview":
         with pytest.raises(LoadError, match=r"mine/vae are damaged.*another folder with --resume"):
             make_part(name, tmp_path / "new", tmp_path / "mine", "cpu", 0)
+
+
+def test_a_vision_tower_goes_with_the_language_model_that_is_there(tmp_path: Path):
+    shipped = load_file(PROFILES["plush"].folder / "mllm" / "model.safetensors")
+    part = make_part("vision", tmp_path, None, "cpu", 0)
+    words = part.model.mllm.model.language_model.embed_tokens.weight
+    assert torch.equal(words, shipped["language_model.model.embed_tokens.weight"].float())
+    assert (part.name, part.model.mllm.config.vision_config.image_size[0]) == ("vision", PROFILES["plush"].size)
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):

@@ -3,6 +3,7 @@ for."""
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..models.mllm import IGNORED, Mllm, Template
+from ..models.sources import LoadError
 from ..plush.language import (
     SPELLINGS,
     UNKNOWN,
@@ -39,6 +40,11 @@ from .parts import CHUNK, tile
 
 PAD, IMAGE = "[PAD]", "<IMG_CONTEXT>"
 LONGEST = 128  # tokens of prompt and questions together; longer ones lose their last question
+KERNEL = "model.vision_tower.embeddings.patch_embeddings.projection.weight"
+SMALL = ("pattern", "ears", "tail")  # what a vision tower trained alone is always asked about
+ASKED = 5  # questions about a picture then
+HELD = 1.0  # weight of how far what it tells has gone, in variances
+HEADS_FIRST = 400  # steps in which only the helper heads learn from what they ask about, which know nothing yet
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -59,8 +65,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_mllm(size: int = 64) -> Mllm:
-    """An untrained InternVL of the embedded model's size; a 64 px picture becomes 16 tokens of width 128."""
+def make_mllm(size: int = 128) -> Mllm:
+    """An untrained InternVL of the embedded model's size; a picture of any `size` becomes 16 tokens of width 128."""
     tokenizer = make_tokenizer()
     patch = size // 8
     vision = InternVLVisionConfig(
@@ -89,44 +95,74 @@ def make_mllm(size: int = 64) -> Mllm:
     return Mllm(InternVLForConditionalGeneration(config), tokenizer, processor, Template())
 
 
-class _Taught(nn.Module):
-    """The MLLM with a helper on its vision tower, which teaches it to see before it can talk."""
+def finer(model: InternVLForConditionalGeneration, size: int) -> InternVLForConditionalGeneration:
+    """The given model for pictures of `size` px a side, in as many patches: at first it sees what it saw of them
+    shrunk to its own size, each number the mean of a square. Raises LoadError where squares would not be whole."""
+    config, state = copy.deepcopy(model.config), model.state_dict()
+    vision = config.vision_config
+    times, over = divmod(size, vision.image_size[0])
+    if over:
+        raise LoadError(
+            f"The MLLM reads pictures of {vision.image_size[0]} px, which cannot become {size}. Name another folder "
+            f"with --resume, or leave it out to start afresh."
+        )
+    vision.image_size, vision.patch_size = [size] * 2, [side * times for side in vision.patch_size]
+    kernel = state[KERNEL].repeat_interleave(times, 2).repeat_interleave(times, 3) / times**2
+    sharper = InternVLForConditionalGeneration(config)
+    sharper.load_state_dict(state | {KERNEL: kernel})
+    return sharper
 
-    def __init__(self, model: InternVLForConditionalGeneration) -> None:
+
+class _Taught(nn.Module):
+    """The MLLM with a helper on its vision tower, which teaches it to see before it can talk. `earlier` is what its
+    vision tower and projector were before they were trained alone, as buffers, which a checkpoint brings back."""
+
+    def __init__(self, model: InternVLForConditionalGeneration, vision_only: bool) -> None:
         super().__init__()
         self.mllm = model
+        self.earlier = None
+        if vision_only:
+            self.earlier = copy.deepcopy(model.model)
+            self.earlier.language_model = model.model.language_model.requires_grad_(False)
+            for part in (self.earlier.vision_tower, self.earlier.multi_modal_projector):
+                _as_buffers(part)
         vision = model.config.vision_config
         patches = vision.image_size[0] // vision.patch_size[0]
         features = model.config.image_seq_length * model.config.text_config.hidden_size
         self.helper = Helper(patches, vision.hidden_size, features)
 
-    def looking_loss(self, seen: BaseModelOutputWithPooling, batch: Chunk) -> Tensor:
-        """What the helper gets wrong about the pictures, from what the vision tower gives."""
-        return self.helper.loss(seen.last_hidden_state[:, 1:], seen.pooler_output, batch)
+
+def _as_buffers(model: nn.Module) -> None:
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, weight.detach())
 
 
 class MllmPart:
-    """A small InternVL. Each sample is one picture with a prompt and questions, or with a caption."""
-
-    name = "mllm"
+    """A small InternVL. Each sample is one picture with a prompt and questions, or with a caption. With `vision_only`
+    its language model stays as it is, and what the vision tower tells it is held near what it told of the same picture
+    before, so that what was trained on its states stays nearly right."""
 
     def __init__(
         self,
-        size: int = 64,
+        size: int = 128,
         device: str = "cpu",
         seed: int = 0,
         start: Path | None = None,
         batch: int | None = None,
         rate: float | None = None,
+        vision_only: bool = False,
     ) -> None:
         torch.manual_seed(seed)
+        self.name = "vision" if vision_only else "mllm"
         self.schedule = Schedule(batch=batch or 32, rate=rate or 1.5e-3, warmup=200, ema=0.998, decay=0.02)
         self._reader = make_mllm(size)
         full = InternVLForConditionalGeneration(self._reader.config)
         if start is not None:
-            full = read_start(InternVLForConditionalGeneration, start / "mllm")
+            full = finer(read_start(InternVLForConditionalGeneration, start / "mllm"), size)
         full.set_attn_implementation("eager")  # twice as fast as SDPA's backward on a CPU at this size
-        self.model = _Taught(full).to(device)
+        self.model = _Taught(full, vision_only).to(device)
         self._device, self._size, self._seed = device, size, seed
         self._before = self._reader.picture_ids()
         self._pool = Pool(self._make, batch=self.schedule.batch, chunk=CHUNK, window=16, reuse=6, seed=seed)
@@ -154,6 +190,9 @@ class MllmPart:
                 continue
             asked = [*ask_request(wish, rng)[:2], *ask_picture(known, rng)]
             rng.shuffle(asked)
+            if self.model.earlier is not None:
+                asked = sorted(asked, key=lambda one: one.about not in SMALL)[:ASKED]
+                rng.shuffle(asked)
             text = self._reader.tokenizer.encode(_with_strangers(wish.text, rng) + " .")
             place = len(text)
             for question in asked:
@@ -164,7 +203,14 @@ class MllmPart:
                 text += words + answer
                 place = len(text)
             ids[row, : len(text)] = torch.tensor(text)
-        return {"pixels": to_bytes(drawn.pixels).cpu(), "ids": ids, "labels": labels, **told}
+        lessons = {"pixels": to_bytes(drawn.pixels).cpu(), "ids": ids, "labels": labels, **told}
+        return lessons if self.model.earlier is None else lessons | {"held": self.tell(lessons["pixels"])}
+
+    @torch.no_grad()
+    def tell(self, pixels: Tensor) -> Tensor:
+        """What the vision tower told of pictures, uint8, before it was trained alone: (B, L_img, D)."""
+        parts = [self.model.earlier.get_image_features(to_unit(part.to(self._device))) for part in pixels.split(64)]
+        return torch.cat([part.pooler_output for part in parts]).cpu()
 
     def _tokens(self, question: Question) -> tuple[list[int], list[int]]:
         encode = self._reader.tokenizer.encode
@@ -172,17 +218,24 @@ class MllmPart:
 
     def loss(self, step: int) -> Tensor:
         """Every fourth step it talks: next-token cross-entropy on answers and captions, beside the helper heads' loss.
-        Else it only looks, at a third of the cost: seeing takes longer to learn than talking.
+        Else it only looks, at a third of the cost: seeing takes longer to learn than talking. With `vision_only` it
+        talks every other step, about less, since nothing else tells what the language model makes of what is seen.
         """
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
         noise = torch.Generator().manual_seed(step)
         level = 0.1 * torch.rand(len(batch["ids"]), 1, 1, 1, generator=noise)
         grain = (level * torch.randn(batch["pixels"].shape, generator=noise)).to(self._device)
         seen = self.model.mllm.model.get_image_features(to_unit(batch["pixels"]) + grain)
-        loss = self.model.looking_loss(seen, batch)
-        if step % 4:
+        tokens, told = seen.last_hidden_state[:, 1:], seen.pooler_output
+        if self.model.earlier is None:
+            loss, pause = self.model.helper.loss(tokens, told, batch), 4
+        else:
+            asked = (tokens.detach(), told.detach()) if step < HEADS_FIRST else (tokens, told)
+            held = F.mse_loss(told.float(), batch["held"]) / batch["held"].var()
+            loss, pause = self.model.helper.loss(*asked, batch) + HELD * held, 2
+        if step % pause:
             return loss
-        logits, labels = self.talk(seen.pooler_output, batch)
+        logits, labels = self.talk(told, batch)
         return loss + F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
     def talk(self, vision: Tensor, batch: Chunk) -> tuple[Tensor, Tensor]:

@@ -34,8 +34,8 @@ from .preview import PreviewPart
 
 # phases write aggregation and transformer
 WRITES = {
-    "vae": ("vae",), "decoder": ("vae",), "preview": ("vae",), "mllm": ("mllm",), "probe": ("probe",),
-    "critic": ("critic",),
+    "vae": ("vae",), "decoder": ("vae",), "preview": ("vae",), "mllm": ("mllm",), "vision": ("mllm",),
+    "probe": ("probe",), "critic": ("critic",),
 }  # fmt: skip
 FROZEN = ("mllm", "vae")  # what phases are trained beside
 
@@ -54,10 +54,10 @@ def train_plush(
     two thirds of the time on a CPU; `singles` deepens the phases' transformer to so many single blocks; `critic` is
     a folder with a trained one, before which phases are trained; `variant` is what an ablation changes in phases that
     start afresh. Under `torchrun` its processes train one model together, each on its own samples. Phases, probe and
-    critic take the frozen MLLM and VAE from `out`, or from the shipped weights where it has none yet; decoder and
-    preview map go with the VAE of `resume`, `out` or the shipped weights, the first that is there; phase 2 starts from
-    phase 1's aggregation and transformer in `resume`. Raises LoadError before anything is written where `resume` or
-    `critic` holds nothing whole or the device is of no use; see `fit` for what can end it early.
+    critic take the frozen MLLM and VAE from `out`, or from the shipped weights where it has none yet; decoder, preview
+    map and vision tower go with the VAE or MLLM of `resume`, `out` or the shipped weights, the first that is there;
+    phase 2 starts from phase 1's aggregation and transformer in `resume`. Raises LoadError before anything is written
+    where `resume` or `critic` holds nothing whole or the device is of no use; see `fit` for what can end it early.
     """
     launched = dist.is_torchelastic_launched()
     if launched and device == "cuda":
@@ -116,14 +116,14 @@ def make_part(
             folder, restore = out / name, "Move that folder away, and the shipped ones are used."
         return read_part(Located(path=folder, origin=str(folder), restore=restore), reader)
 
-    if part in ("decoder", "preview") and start is None:  # parts of a VAE that is there
-        options["start"] = out if (out / "vae" / "config.json").exists() else profile.folder
+    if part in ("decoder", "preview", "vision") and start is None:  # parts of what is there
+        options["start"] = out if (out / names[0] / "config.json").exists() else profile.folder
     if part == "preview":
         return PreviewPart(profile.size, **options)
     if part in ("vae", "decoder"):
         return VaePart(profile.size, **options, decoder_only=part == "decoder")
-    if part == "mllm":
-        return MllmPart(**options)
+    if part in ("mllm", "vision"):
+        return MllmPart(profile.size, **options, vision_only=part == "vision")
     vae = frozen("vae", partial(read_model, AutoencoderKL, dtype="float32"))
     if part in ("probe", "critic"):
         return (ProbePart if part == "probe" else CriticPart)(vae, profile.size, **options)
