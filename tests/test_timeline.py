@@ -1,5 +1,6 @@
 """The stage timeline in a real browser, on a small page of its own."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -17,10 +18,11 @@ SIZE = {"width": 1000, "height": 700}
 
 
 class Demo:
-    """A page with the control; `heard` are the values its `input` brought, `auto` the counts Python gives back."""
+    """A page with the control; `heard` are the values its `input` brought, `auto` the counts Python gives back; a run
+    goes beyond half of its steps once it is `released`."""
 
     def __init__(self):
-        self.heard, self.auto = [], COUNTS
+        self.heard, self.auto, self.released = [], COUNTS, threading.Event()
         with gr.Blocks() as self.blocks:
             self.control = timeline(COUNTS, BALANCE)
             light = {"queue": False, "show_progress": "hidden"}
@@ -50,7 +52,9 @@ class Demo:
     def run(self):
         for step in range(100):
             yield progress((16, 20, 64), step + 1)
-            time.sleep(0.05)
+            time.sleep(0.01)
+            if step == 50:
+                self.released.wait(60)
         yield rest()
 
     def launch(self):
@@ -306,6 +310,7 @@ def test_a_run_fills_the_cells_and_holds_the_handles(demo, page):
     assert page.get_attribute(edge(1), "aria-disabled") == "true"
     page.press(edge(1), "ArrowRight")
     pull(page, level(2), up=20)
+    demo.released.set()
     page.wait_for_function("document.querySelector('.timeline').dataset.busy === 'false'")
     assert (shown(page), balances(page), demo.heard) == (COUNTS, BALANCE, []), "a handle moved during the run"
     assert page.locator(".timeline .steps i.on").count() == 0, "the run was of other steps than those shown now"
