@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from squeeze.cli_models import add_models, load_models
+from squeeze.cli_models import add_models, importing, load_models
 
 IN_USE = "Port {port} on {host} is in use. Stop the program that uses it, or choose another with --port {other}."
 
@@ -24,13 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_port(flags.host, flags.port)
     except PortError as error:
         return _refused(error)
-    # after the flags, so that --help and a slip answer at once: torch and gradio take seconds to import
-    from squeeze.models.loading import LoadError
-    from squeeze.models.profiles import find_profile
-    from squeeze.request import RequestError
-    from squeeze.ui.bounds import trim
-    from squeeze.ui.page import build, launch
-    from squeeze.warmup import warm_up
+    with importing():  # after the flags, so that --help and a slip answer at once: torch and gradio take seconds
+        from squeeze.models.loading import LoadError
+        from squeeze.models.profiles import find_profile
+        from squeeze.request import RequestError
+        from squeeze.ui.bounds import trim
+        from squeeze.ui.page import build, launch
+        from squeeze.warmup import warm_up
 
     try:
         profile = find_profile(flags.profile)

@@ -1,8 +1,10 @@
 """What every process of the tests begins with, and which files first. The fixtures are in shared_fixtures.py: importing
 all they need takes seconds."""
 
+import gc
 import os
 
+gc.disable()  # what is imported from here on is not looked through again and again, as in squeeze/cli_models.py
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny products gain nothing from threads
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
 
@@ -11,6 +13,11 @@ def pytest_collection(session):
     """The process that only hands tests out to others needs no fixtures."""
     if not session.config.pluginmanager.has_plugin("dsession"):
         session.config.pluginmanager.import_plugin("shared_fixtures")
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 LONG = (  # begun first, so that the processes end together: those with a browser and those without in turn

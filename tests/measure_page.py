@@ -223,8 +223,8 @@ def freed(browser, address, asked):
 
 
 def rest(page, process, tasks=math.inf):
-    """What is known inside once nothing moves any more, with the page's own look at memory done. That is after a second,
-    and where more than so many tasks go on, as on a busy machine, after ten at most."""
+    """What is known inside once nothing moves any more, with the page's own look at memory done. That is after a
+    second, and where more than so many tasks go on, as on a busy machine, after ten at most."""
     for _ in range(10):
         page.wait_for_timeout(1000)
         inside = look(process, "rest")

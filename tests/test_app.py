@@ -1,6 +1,7 @@
 """The flags of app.py: a slip ends with a sentence and exit code 2, and quickly."""
 
 import base64
+import gc
 import io
 import json
 import shutil
@@ -14,6 +15,7 @@ from serving import caller, free_port, serving
 from tiny import random_picture
 
 import app
+from squeeze.cli_models import importing
 from squeeze.images import content_hash
 from squeeze.recipe import read_png
 from squeeze.ui.bounds import trim
@@ -123,6 +125,13 @@ def test_a_stop_while_models_are_loaded_is_no_traceback(monkeypatch):
 
     monkeypatch.setattr("app.load_models", stopped)
     assert app.main(["--port", free()]) == 130
+
+
+def test_the_collector_waits_while_packages_are_imported_and_no_longer():
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
 
 
 def test_nothing_stays_on_the_disk(tmp_path):
