@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from safetensors import SafetensorError
-from tiny import make_conditioning, make_identity, make_transformer
+from tiny import compile_by, make_conditioning, make_identity, make_transformer
 
 from squeeze.balance import Weights
 from squeeze.bench import drawing, run, timing, whole
@@ -35,10 +35,11 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def report():
-    """Of a whole run, a round of each measurement."""
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+    """Of a whole run, a round of each measurement; compiling, which takes long, has a test of its own."""
+    said, uncompiled = io.StringIO(), torch.compiler.set_stance("force_eager")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), uncompiled:
         patch.setattr(timing, "ROUNDS", 1)
+        patch.setattr(drawing, "check_compiler", lambda place: None)
         assert main(["bench", "--device", "cpu", "--minutes", "30", "--json"]) == 0
     return json.loads(said.getvalue())
 
@@ -131,6 +132,31 @@ def test_what_must_be_equal_is_not_equal_anyway(bench):
     assert furthest(scene.drawn(balance=drawing.BOTH, cfg=2.5, uncond="full")[-1], ours) > 1e-2, "negative says nothing"
     one, half = (drawing.one_step(scene, Weights(mllm=kept, vae=1.0)) for kept in (1.0, 0.5))
     assert furthest(one, half) > 1e-3, "weights between 0 and 1 change nothing"
+
+
+def test_compiled_blocks_are_compared_with_uncompiled_ones(monkeypatch, bench):
+    ran, sides = [], {}
+
+    def taken(given, *_, **__):
+        sides.update(given)
+        return {name: [1.0] for name in given}
+
+    def noting(graph, _inputs):
+        return lambda *tensors: (ran.append(graph), graph(*tensors))[1]
+
+    monkeypatch.setattr(drawing, "check_compiler", lambda place: None)
+    monkeypatch.setattr(drawing, "interleaved", taken)
+    monkeypatch.setattr(drawing, "STAGES", (0.0, 0.0, 0.0))  # fewer graphs than all stages
+    compile_by(monkeypatch, noting)
+    rows = drawing.compiled(bench)
+    assert [next(rows).kept for _ in range(2)] == [True, None], "a difference, then a ratio"
+    rows.close()  # what is new with weights takes as long again
+    assert "scene" not in vars(bench), "the next block would find it compiled"
+    ran.clear()
+    sides["uncompiled"]()
+    assert not ran
+    sides["compiled"]()
+    assert ran
 
 
 @pytest.mark.parametrize("weights", [Weights(mllm=1.0, vae=1.0), Weights(mllm=0.0, vae=1.0), Weights(mllm=1.0, vae=0)])

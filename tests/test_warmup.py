@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import ModelMixin
-from tiny import make_request, on_cpu, random_picture, tiny_profile, write_longcat, write_models
+from tiny import compile_by, make_request, on_cpu, random_picture, tiny_profile, write_longcat, write_models
 
 from squeeze.models import loading
 from squeeze.pipeline import generate
@@ -41,10 +40,9 @@ def profile(request, tmp_path):
 
 @pytest.fixture
 def compiled(profile, monkeypatch):
-    """The tiny models, compiled by the backend that needs no compiler: which graphs there are does not depend on it."""
-    real = ModelMixin.compile_repeated_blocks
+    """The tiny models, compiled."""
     monkeypatch.setattr(loading, "check_compiler", lambda place: None)
-    monkeypatch.setattr(ModelMixin, "compile_repeated_blocks", lambda self, **how: real(self, backend="eager", **how))
+    compile_by(monkeypatch)
     return loading.load(profile, compiled=True)
 
 

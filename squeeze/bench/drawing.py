@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline
@@ -12,13 +13,14 @@ from .. import balance
 from ..images import to_picture
 from ..models.dit import Dit
 from ..models.kernels import lse_kernel
+from ..models.loading import check_compiler, compile_blocks
 from ..models.vae import PreviewMap, Vae
 from ..sampling import unpack
 from .flops import counted, formula, left_out
 from .rows import DERIVED, Row, at_most, compared, equal, timed
 from .scene import Bench, Scene, forwards, furthest, make_scene
 from .sizes import SIZES, autoencoder, transformer
-from .timing import interleaved
+from .timing import interleaved, seconds
 
 BOTH = (0.5, 0.5, 0.5)  # every token in every step
 STAGES = balance.PRESETS["paper"]
@@ -88,6 +90,36 @@ def stages(bench: Bench) -> Iterator[Row]:
     times = interleaved(sides, bench.clock, bench.device, warm=True)  # their forwards were counted
     yield compared(f"{steps} steps with CFG", times, *sides, bench.card, least=1.4)
     yield from timed(f"{steps} steps with CFG", times, bench.card)
+
+
+def compiled(bench: Bench) -> Iterator[Row]:
+    """The drawing of `stages` with the transformer's blocks compiled against the same without; and again after weights
+    between 0 and 1, whose attention is not compiled, so that every block has forms more to choose from."""
+    scene, steps = bench.scene, bench.scene.request.steps
+    asked = {"balance": STAGES, "uncond": "lean"}
+    check_compiler(bench.device)
+    compile_blocks(scene.dit.model)
+
+    def uncompiled() -> Tensor:
+        with torch.compiler.set_stance("force_eager"):
+            return scene.drawn(**asked)[-1]
+
+    sides = {"uncompiled": uncompiled, "compiled": lambda: scene.drawn(**asked)[-1]}
+    try:
+        for left, met, after in ((2, STAGES, ""), (1, (0.25, 0.5, 0.75), " once weights between 0 and 1 were met")):
+            bench.clock.part(left)
+            what = f"{steps} steps with CFG{after}"
+            first = seconds(partial(scene.drawn, **asked | {"balance": met}), bench.device)
+            if bench.card:
+                yield Row(what=f"{what}: the first with balance {met}, with compiling", value=first, unit="s")
+            else:
+                apart = furthest(*(side() for side in sides.values()))
+                yield at_most(f"{what}: largest difference of the latents", apart, 1e-4)
+            times = interleaved(sides, bench.clock, bench.device, warm=not bench.card)
+            yield compared(what, times, *sides, bench.card)
+            yield from timed(what, times, bench.card)
+    finally:
+        bench.release()  # no other block is to find it compiled
 
 
 def _planned(scene: Scene, balances: tuple[float, float, float], uncond: str) -> list[int]:

@@ -17,7 +17,7 @@ import torch
 
 from ..models.kernels import pick_backend
 from ..request import RequestError
-from .drawing import flops, loop, previews, resume, stages, weights
+from .drawing import compiled, flops, loop, previews, resume, stages, weights
 from .rows import Row, as_dict, attempted, cleared
 from .scene import Bench
 from .sizes import SIZES, Size, transformer
@@ -29,6 +29,7 @@ BLOCKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "stages": stages,
     "weights": weights,
     "previews": previews,
+    "compile": compiled,
     "mllm": mllm,
     "memory": memory,
     "resume": resume,

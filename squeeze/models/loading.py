@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from diffusers import ModelMixin
 from packaging.version import Version
 
 from ..encodings import Encodings
@@ -25,7 +26,7 @@ from .sources import LoadError, Located, check_size, check_weights, locate, revi
 from .turns import HOST, Turns
 from .vae import PreviewMap, Vae
 
-__all__ = ["LoadError", "Models", "check_bitsandbytes", "find_device", "load"]
+__all__ = ["LoadError", "Models", "check_bitsandbytes", "check_compiler", "compile_blocks", "find_device", "load"]
 
 LEAST_BITSANDBYTES = "0.48"  # before that an 8-bit model could not be moved off the card and back
 
@@ -110,11 +111,7 @@ def load(
             raise
         raise LoadError(said) from error
     if compiled:
-        # A block with and without text, references and weights makes eight graphs, as many as torch allows before it
-        # leaves what is new uncompiled; and that two numbers of tokens are equal is chance, not one more.
-        torch._dynamo.config.recompile_limit = 64
-        torch.fx.experimental._config.use_duck_shape = False
-        models.dit.model.compile_repeated_blocks(dynamic=True)
+        compile_blocks(models.dit.model)
     return models
 
 
@@ -201,6 +198,15 @@ def check_compiler(place: torch.device) -> None:
             f"Nothing can be compiled for {place} here ({reason(error)}). Install a C++ compiler, and triton for a "
             f"card, or leave --compile out."
         ) from error
+
+
+def compile_blocks(transformer: ModelMixin) -> None:
+    """Has torch compile a transformer's blocks at their first use, for any number of tokens."""
+    # A block with and without text, references and weights makes eight graphs, as many as torch allows before it
+    # leaves what is new uncompiled; and that two numbers of tokens are equal is chance, not one more.
+    torch._dynamo.config.recompile_limit = 64
+    torch.fx.experimental._config.use_duck_shape = False
+    transformer.compile_repeated_blocks(dynamic=True)
 
 
 def _fits(models: Models) -> None:
