@@ -10,14 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .cli_checks import ASKED, MOST_SEED, add_asked, at_least_one, check_writable, flag, training_seed
 from .cli_models import FLAGS, add_models, load_models
 from .evaluation.records import EvaluationError, Records
 from .files import WriteError, whole, write_text
 from .models.profiles import PROFILES, find_profile
-from .models.sources import LoadError
 from .request import RequestError
 
 WAIT = datetime.timedelta(days=30)  # that a process which is done waits for the others; torch's own is minutes
@@ -216,14 +213,13 @@ def _dreambench(options: argparse.Namespace) -> int:
     from accelerate.utils import broadcast_object_list
 
     from .evaluation import comparison, dreambench, gallery, metrics, subjects
+    from .models.loading import find_device
     from .pipeline import settings
 
     _check(options)
     # 1 the photos and prompts, and the processes that accelerate started
     bench = subjects.read_bench(options.data)
-    state = PartialState(cpu=options.device == "cpu" or not torch.cuda.is_available(), timeout=WAIT)
-    if options.device == "cuda" and state.device.type != "cuda":
-        raise LoadError("This asks for cuda, but torch sees no CUDA device. Use --device cpu, or leave it out.")
+    state = PartialState(cpu=find_device(options.device or "auto").type == "cpu", timeout=WAIT)
     # 2 the metrics, before a plan is made for the memory they leave
     scorer = metrics.load_metrics(options.metrics, state.device)
     # 3 the pictures: another system's, or a profile's

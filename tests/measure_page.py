@@ -181,14 +181,14 @@ def freed(browser, address, asked):
 
     def alone():
         """Seconds to the first step, and those of a step."""
-        page, before = visit(40), clock()
+        page, before = visit(20), clock()
         start(page)
         done(page, 1)
         first = clock() - before
         done(page, 5)
         before = clock()
-        done(page, 35)
-        each = (clock() - before) / 30
+        done(page, 15)
+        each = (clock() - before) / 10
         ended(page)
         page.close()
         return first, each
