@@ -1,10 +1,11 @@
 """Training data: the same for a seed, other for another, a window that slides, and what of a case can be known."""
 
 import torch
+import torch.nn.functional as F
 
 from squeeze.cli_checks import MOST_SEED
-from squeeze.plush.render import render, visible
-from squeeze.training.data import IDENTITY, SCENE, Pool, chunk_seed, draw_cases, truth, unanswerable, wanted
+from squeeze.plush.render import CELLS, MATERIALS, Rendered, render, visible
+from squeeze.training.data import IDENTITY, SCENE, Pool, chunk_seed, cropped, draw_cases, truth, unanswerable, wanted
 
 
 def test_cases_are_the_same_for_a_seed():
@@ -56,3 +57,21 @@ def test_what_can_be_known_is_what_the_reference_shows_and_the_prompt_names():
             named = None if name in hidden[number] else getattr(wish, name)
             assert int(asked[name][number]) == (-1 if named is None else named), (name, wish.text)
         assert bool(asked["azimuth"][number].isfinite()) == (wish.facing is not None), wish.text
+
+
+def test_a_crop_holds_the_toy_and_what_is_where():
+    case = draw_cases(64, 3)
+    drawn = render(case.toys, case.references, 64)
+    whole = drawn.cells[:, :MATERIALS].sum(1)
+    picture = F.interpolate(whole[:, None], 64).expand(-1, 3, -1, -1)  # of where the toy is
+    part = cropped(Rendered(pixels=picture, cells=drawn.cells), torch.Generator().manual_seed(0))
+    toy = part.cells[:, :MATERIALS].sum(1)
+    assert part.pixels.shape == picture.shape
+    seen = F.adaptive_avg_pool2d(part.pixels[:, 0], CELLS)
+    assert (seen - toy).abs().mean() < 0.01, "picture and cells are cropped apart"
+    side = (whole.mean((1, 2)) / toy.mean((1, 2))).sqrt()  # of the part, in pictures
+    assert side.max() < 1.05
+    assert side[case.references.size == 1].quantile(0.2) < 0.8, "of toys far away much is left out"
+    for axis in (1, 2):
+        before, after = ((of > 0.1).any(axis).sum(1) / CELLS for of in (whole, toy))
+        assert (after * side - before).abs().max() < 3 / CELLS, "a toy is cut or squeezed"

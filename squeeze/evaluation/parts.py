@@ -17,7 +17,7 @@ from ..models.sources import Located, read_part
 from ..plush.language import Question, ask_picture, ask_request
 from ..plush.probe import Probe, degrees_between
 from ..plush.render import render, visible
-from ..training.data import IDENTITY, Case, draw_cases, draw_labelled, to_unit
+from ..training.data import IDENTITY, Case, cropped, draw_cases, draw_labelled, to_unit
 from .plush import CASES_SEED, PROMPT, share
 
 
@@ -28,12 +28,14 @@ def evaluate_parts(models: Models, probe: Probe, full: InternVLForConditionalGen
     pixels = to_unit(truth["pixels"])
     restored = torch.cat([models.vae.restored(part).cpu() for part in pixels.split(64)])  # as the probe
     error = ((restored - pixels) / 2).square().mean((1, 2, 3))
+    cases = draw_cases(count, CASES_SEED + 2, held_out=True)
     return {
         "cases": count,
         "probe": _probe_figures(probe, pixels, truth),
         "probe_after_vae": _probe_figures(probe, restored, truth),
         "vae_psnr_db": round(float((-10 * error.log10()).mean()), 2),
-        "mllm_questions": answered(models, full, draw_cases(count, CASES_SEED + 2, held_out=True)),
+        "mllm_questions": answered(models, full, cases),
+        "mllm_questions_cropped": answered(models, full, cases, crop=True),
     }
 
 
@@ -50,15 +52,18 @@ def _probe_figures(probe: Probe, pixels: Tensor, truth: dict[str, Tensor]) -> di
 
 
 @torch.inference_mode()
-def answered(models: Models, full: InternVLForConditionalGeneration, cases: Case) -> dict[str, Any]:
+def answered(models: Models, full: InternVLForConditionalGeneration, cases: Case, crop: bool = False) -> dict[str, Any]:
     """The share of questions answered right, word for word, by greedy decoding: about the picture, about the request,
-    all; and `about` each attribute that the picture shows."""
+    all; and `about` each attribute that the picture shows. With `crop` the picture is a part of it that holds the toy,
+    which does not show its size, None."""
     drawn = render(cases.toys, cases.references, models.profile.size)
+    if crop:
+        drawn = cropped(drawn, torch.Generator().manual_seed(CASES_SEED))
     seen = visible(cases.toys, drawn)
     rng = random.Random(0)
     right: dict[str, list[bool]] = {name: [] for name in (*PROMPT, *IDENTITY, "request")}
     for case, wish in enumerate(cases.wishes):
-        known = {name: int(getattr(cases.references, name)[case]) for name in PROMPT}
+        known = {name: int(getattr(cases.references, name)[case]) for name in PROMPT if not (crop and name == "size")}
         known |= {name: int(getattr(cases.toys, name)[case]) for name in IDENTITY if seen[name][case]}
         pixels = models.mllm.pixels([to_picture(drawn.pixels[case : case + 1] * 2 - 1)])
         asked = [("picture", q) for q in ask_picture(known, rng)] + [("request", q) for q in ask_request(wish, rng)]

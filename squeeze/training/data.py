@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..plush.language import Wish, wishes
-from ..plush.render import Rendered, render, visible
+from ..plush.render import CELLS, MATERIALS, Rendered, render, visible
 from ..plush.world import PROPORTIONS, Scenes, Toys, draw_scenes, draw_toys
 
 Chunk = dict[str, Tensor]
@@ -74,6 +75,25 @@ def truth(toys: Toys, scenes: Scenes, drawn: Rendered) -> Chunk:
     told = {"cells": to_bytes(drawn.cells), "azimuth": scenes.azimuth, "facing": scenes.facing}
     told |= {name: getattr(scenes, name) for name in SCENE}
     return told | {name: torch.where(seen[name], getattr(toys, name), -1) for name in IDENTITY}
+
+
+def cropped(drawn: Rendered, generator: torch.Generator) -> Rendered:
+    """A square part of each picture that holds its toy, brought to the picture's size, as visitors crop theirs."""
+    toy = drawn.cells[:, :MATERIALS].sum(1) > 0
+    lines = torch.stack([toy.any(1), toy.any(2)], 1).int()  # (B, x and y, CELLS)
+    low, high = lines.argmax(-1) / CELLS, 1 - lines.flip(-1).argmax(-1) / CELLS
+
+    def between(least: Tensor, most: Tensor) -> Tensor:
+        return least + (most - least) * torch.rand(least.shape, generator=generator).to(least.device)
+
+    side = between((high - low).amax(1, keepdim=True), torch.ones_like(low[:, :1]))
+    start = between((high - side).clamp_min(0), torch.minimum(low, 1 - side))
+    theta = torch.cat([side[..., None] * torch.eye(2, device=side.device), (2 * start + side - 1)[..., None]], -1)
+    parts = (
+        F.grid_sample(of, F.affine_grid(theta, list(of.shape), align_corners=False), align_corners=False)
+        for of in (drawn.pixels, drawn.cells)
+    )
+    return Rendered(**dict(zip(("pixels", "cells"), parts, strict=True)))
 
 
 def unanswerable(case: Case, number: int, belly: bool) -> frozenset[str]:

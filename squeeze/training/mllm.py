@@ -32,8 +32,8 @@ from ..plush.language import (
     describe,
     vocabulary,
 )
-from ..plush.render import render
-from .data import IDENTITY, SCENE, Chunk, Pool, chunk_seed, draw_cases, to_bytes, to_unit, truth
+from ..plush.render import Rendered, render
+from .data import IDENTITY, SCENE, Chunk, Pool, chunk_seed, cropped, draw_cases, to_bytes, to_unit, truth
 from .helpers import Helper
 from .loop import Schedule, read_start, save_bf16
 from .parts import CHUNK, tile
@@ -42,6 +42,7 @@ PAD, IMAGE = "[PAD]", "<IMG_CONTEXT>"
 LONGEST = 128  # tokens of prompt and questions together; longer ones lose their last question
 KERNEL = "model.vision_tower.embeddings.patch_embeddings.projection.weight"
 SMALL = ("pattern", "ears", "tail")  # what a vision tower trained alone is always asked about
+CROPPED = 0.5  # of the pictures it learns from, as visitors crop theirs
 ASKED = 5  # questions about a picture then
 HELD = 1.0  # weight of how far what it tells has gone, in variances
 HEADS_FIRST = 400  # steps in which only the helper heads learn from what they ask about, which know nothing yet
@@ -141,7 +142,7 @@ def _as_buffers(model: nn.Module) -> None:
 
 class MllmPart:
     """A small InternVL. Each sample is one picture with a prompt and questions, or with a caption. With `vision_only`
-    its language model stays as it is, and what the vision tower tells it is held near what it told of the same picture
+    its language model stays as it is, and what the vision tower tells it of whole pictures is held near what it told
     before, so that what was trained on its states stays nearly right."""
 
     def __init__(
@@ -175,8 +176,14 @@ class MllmPart:
         picture."""
         case = draw_cases(count, seed, held_out)
         toys, scenes = case.toys.to(self._device), case.references.to(self._device)
-        drawn = render(toys, scenes, self._size)
-        told = {name: value.cpu() for name, value in truth(toys, scenes, drawn).items()}
+        drawn, generator = render(toys, scenes, self._size), torch.Generator().manual_seed(seed)
+        whole = torch.rand(count, generator=generator) >= CROPPED
+        part, kept = cropped(drawn, generator), whole.to(self._device)[:, None, None, None]
+        drawn = Rendered(
+            pixels=torch.where(kept, drawn.pixels, part.pixels), cells=torch.where(kept, drawn.cells, part.cells)
+        )
+        told = {name: value.cpu() for name, value in truth(toys, scenes, drawn).items()} | {"whole": whole}
+        told["size"] = torch.where(whole, told["size"], -1)  # how far away it was is not to be seen
         rng = random.Random(seed)
         ids = torch.zeros(count, LONGEST, dtype=torch.int64)
         labels = torch.full((count, LONGEST), IGNORED)
@@ -231,7 +238,8 @@ class MllmPart:
             loss, pause = self.model.helper.loss(tokens, told, batch), 4
         else:
             asked = (tokens.detach(), told.detach()) if step < HEADS_FIRST else (tokens, told)
-            held = F.mse_loss(told.float(), batch["held"]) / batch["held"].var()
+            apart = (told.float() - batch["held"]).square().mean((1, 2)) * batch["whole"]
+            held = apart.sum() / batch["whole"].sum().clamp_min(1) / batch["held"].var()
             loss, pause = self.model.helper.loss(*asked, batch) + HELD * held, 2
         if step % pause:
             return loss
