@@ -142,8 +142,9 @@ def augment(pixels: Tensor, cells: Tensor, generator: torch.Generator) -> tuple[
     theta[:, :, 2] = (rand(batch, 2) - 0.5) * 0.16
 
     def moved(picture: Tensor) -> Tensor:
-        grid = F.affine_grid(theta, list(picture.shape), align_corners=False)
-        return F.grid_sample(picture, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        with torch.autocast(picture.device.type, enabled=False):  # bfloat16 knows no third of a pixel
+            grid = F.affine_grid(theta, list(picture.shape), align_corners=False)
+            return F.grid_sample(picture, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
     pixels, cells = moved(pixels), moved(cells)
     halved = at_size(F.avg_pool2d(pixels, 2), pixels.shape[-1])
