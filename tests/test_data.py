@@ -69,6 +69,8 @@ def test_a_crop_holds_the_toy_and_what_is_where():
         again = cropped(Rendered(pixels=picture, cells=drawn.cells), torch.Generator().manual_seed(0))
     assert torch.equal(part.pixels, again.pixels), "parts are frayed in training"
     toy = part.cells[:, :MATERIALS].sum(1)
+    white = Rendered(pixels=torch.ones_like(picture), cells=drawn.cells)
+    assert cropped(white, torch.Generator().manual_seed(0)).pixels.min() > 0.999, "the edge is dark"
     assert part.pixels.shape == picture.shape
     seen = F.adaptive_avg_pool2d(part.pixels[:, 0], CELLS)
     assert (seen - toy).abs().mean() < 0.01, "picture and cells are cropped apart"

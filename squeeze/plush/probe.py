@@ -127,6 +127,14 @@ def degrees_between(a: Tensor, b: Tensor) -> Tensor:
     return ((a - b + 180) % 360 - 180).abs()
 
 
+def moved(picture: Tensor, theta: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) seen through `theta` (B, 2, 3), mirrored beyond their edges; in float32 whatever autocast
+    says, since bfloat16 knows no third of a pixel."""
+    with torch.autocast(picture.device.type, enabled=False):
+        grid = F.affine_grid(theta, list(picture.shape), align_corners=False)
+        return F.grid_sample(picture, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
 def augment(pixels: Tensor, cells: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Shifts, blurs, dims and roughens pictures (B, 3, H, W) in [-1, 1], as generation and decoding may, and shows a
     quarter of them as pictures of half the size are shown; `cells` (B, C, h, w), what is where in them, are shifted
@@ -140,13 +148,7 @@ def augment(pixels: Tensor, cells: Tensor, generator: torch.Generator) -> tuple[
     theta = torch.zeros(batch, 2, 3, device=pixels.device)
     theta[:, 0, 0], theta[:, 1, 1] = scale, scale
     theta[:, :, 2] = (rand(batch, 2) - 0.5) * 0.16
-
-    def moved(picture: Tensor) -> Tensor:
-        with torch.autocast(picture.device.type, enabled=False):  # bfloat16 knows no third of a pixel
-            grid = F.affine_grid(theta, list(picture.shape), align_corners=False)
-            return F.grid_sample(picture, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-
-    pixels, cells = moved(pixels), moved(cells)
+    pixels, cells = moved(pixels, theta), moved(cells, theta)
     halved = at_size(F.avg_pool2d(pixels, 2), pixels.shape[-1])
     pixels = torch.where(rand(batch, 1, 1, 1) < 0.25, halved, pixels)
     blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="reflect"), 3, 1)

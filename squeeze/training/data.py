@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..plush.language import Wish, wishes
+from ..plush.probe import moved
 from ..plush.render import CELLS, MATERIALS, Rendered, render, visible
 from ..plush.world import PROPORTIONS, Scenes, Toys, draw_scenes, draw_toys
 
@@ -78,8 +78,7 @@ def truth(toys: Toys, scenes: Scenes, drawn: Rendered) -> Chunk:
 
 
 def cropped(drawn: Rendered, generator: torch.Generator) -> Rendered:
-    """A square part of each picture that holds its toy, brought to the picture's size, as visitors crop theirs; in
-    float32 whatever autocast says, as they are rendered."""
+    """A square part of each picture that holds its toy, brought to the picture's size, as visitors crop theirs."""
     toy = drawn.cells[:, :MATERIALS].sum(1) > 0
     lines = torch.stack([toy.any(1), toy.any(2)], 1).int()  # (B, x and y, CELLS)
     low, high = lines.argmax(-1) / CELLS, 1 - lines.flip(-1).argmax(-1) / CELLS
@@ -90,13 +89,7 @@ def cropped(drawn: Rendered, generator: torch.Generator) -> Rendered:
     side = between((high - low).amax(1, keepdim=True), torch.ones_like(low[:, :1]))
     start = between((high - side).clamp_min(0), torch.minimum(low, 1 - side))
     theta = torch.cat([side[..., None] * torch.eye(2, device=side.device), (2 * start + side - 1)[..., None]], -1)
-
-    def moved(picture: Tensor) -> Tensor:
-        with torch.autocast(picture.device.type, enabled=False):
-            grid = F.affine_grid(theta, list(picture.shape), align_corners=False)
-            return F.grid_sample(picture, grid, align_corners=False)
-
-    return Rendered(pixels=moved(drawn.pixels), cells=moved(drawn.cells))
+    return Rendered(pixels=moved(drawn.pixels, theta), cells=moved(drawn.cells, theta))
 
 
 def unanswerable(case: Case, number: int, belly: bool) -> frozenset[str]:
