@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a part of the embedded model")
     train.add_argument("world", choices=["plush"])
-    parts = ["vae", "decoder", "preview", "mllm", "vision", "probe", "critic", "phase1", "phase2"]
+    parts = ["vae", "decoder", "preview", "mllm", "vision", "framing", "probe", "critic", "phase1", "phase2"]
     train.add_argument("--part", required=True, choices=parts)
     box = train.add_mutually_exclusive_group(required=True)
     box.add_argument("--minutes", type=above_zero, help="stop after so many minutes")

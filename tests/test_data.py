@@ -5,7 +5,18 @@ import torch.nn.functional as F
 
 from squeeze.cli_checks import MOST_SEED
 from squeeze.plush.render import CELLS, MATERIALS, Rendered, render, visible
-from squeeze.training.data import IDENTITY, SCENE, Pool, chunk_seed, cropped, draw_cases, truth, unanswerable, wanted
+from squeeze.training.data import (
+    IDENTITY,
+    SCENE,
+    Pool,
+    chunk_seed,
+    draw_cases,
+    draw_parts,
+    parts_of,
+    truth,
+    unanswerable,
+    wanted,
+)
 
 
 def test_cases_are_the_same_for_a_seed():
@@ -64,13 +75,14 @@ def test_a_crop_holds_the_toy_and_what_is_where():
     drawn = render(case.toys, case.references, 64)
     whole = drawn.cells[:, :MATERIALS].sum(1)
     picture = F.interpolate(whole[:, None], 64).expand(-1, 3, -1, -1)  # of where the toy is
-    part = cropped(Rendered(pixels=picture, cells=drawn.cells), torch.Generator().manual_seed(0))
+    squares = draw_parts(drawn, torch.Generator().manual_seed(0))
+    part = parts_of(Rendered(pixels=picture, cells=drawn.cells), squares)
     with torch.autocast("cpu", torch.bfloat16):
-        again = cropped(Rendered(pixels=picture, cells=drawn.cells), torch.Generator().manual_seed(0))
+        again = parts_of(Rendered(pixels=picture, cells=drawn.cells), squares)
     assert torch.equal(part.pixels, again.pixels), "parts are frayed in training"
     toy = part.cells[:, :MATERIALS].sum(1)
     white = Rendered(pixels=torch.ones_like(picture), cells=drawn.cells)
-    assert cropped(white, torch.Generator().manual_seed(0)).pixels.min() > 0.999, "the edge is dark"
+    assert parts_of(white, squares).pixels.min() > 0.999, "the edge is dark"
     assert part.pixels.shape == picture.shape
     seen = F.adaptive_avg_pool2d(part.pixels[:, 0], CELLS)
     assert (seen - toy).abs().mean() < 0.01, "picture and cells are cropped apart"

@@ -10,6 +10,7 @@ from transformers import InternVLForConditionalGeneration
 from squeeze.models.profiles import PROFILES
 from squeeze.models.sources import LoadError
 from squeeze.plush.language import QUESTIONS
+from squeeze.plush.render import MATERIALS
 from squeeze.training import mllm
 from squeeze.training.loop import fit, read_start
 from squeeze.training.mllm import IGNORED, MllmPart, finer, make_mllm
@@ -35,8 +36,9 @@ def test_lessons_hold_answers_and_strangers():
     unknown = part._reader.tokenizer.unk_token_id
     assert (lessons["ids"] == unknown).any(), "unknown words should be strewn in, as visitors write them"
     assert (lessons["belly"] == -1).any(), "hidden attributes must not be asked for"
-    assert 0.25 < lessons["whole"].float().mean() < 0.75, "visitors give whole pictures and parts"
-    assert torch.equal(lessons["size"] >= 0, lessons["whole"]), "how far away a toy was is not to be seen in a part"
+    assert (lessons["size"] < 0).all(), "how far away a toy was is not to be seen once it is framed"
+    toy = lessons["cells"][:, :MATERIALS].sum(1).float().mean((1, 2)) / 255
+    assert toy.std() / toy.mean() < 0.4, "they are not framed"
 
 
 def test_a_vision_tower_is_asked_about_what_is_small_and_a_little_of_the_rest():
@@ -75,12 +77,10 @@ def test_a_resumed_vision_tower_is_held_to_what_it_was_at_first(tmp_path: Path):
 
 
 def test_what_a_vision_tower_tells_is_held(monkeypatch):
-    """Of its first steps only this and the answers reach it, not what heads guess that know nothing yet; and it is held
-    for whole pictures alone."""
+    """Of its first steps only this and the answers reach it, not what heads guess that know nothing yet."""
 
-    def pulled(held: float, step: int, cropped: float = 0.5) -> torch.Tensor:
+    def pulled(held: float, step: int) -> torch.Tensor:
         monkeypatch.setattr(mllm, "HELD", held)
-        monkeypatch.setattr(mllm, "CROPPED", cropped)
         part = vision()
         for head in part.model.helper.parameters():
             torch.nn.init.normal_(head)  # else they are silent at first anyway
@@ -89,7 +89,6 @@ def test_what_a_vision_tower_tells_is_held(monkeypatch):
 
     assert not pulled(0.0, 1).any(), "an odd step tells what was not asked"
     assert pulled(1.0, 1).any()
-    assert not pulled(1.0, 1, cropped=1.0).any(), "of parts it told what is to change"
     assert pulled(0.0, 2).any(), "the answers teach nothing"
 
 

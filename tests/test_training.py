@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-from tiny import furthest
+from tiny import furthest, make_framing
 from transformers import InternVLForConditionalGeneration
 
 from squeeze.files import WriteError
@@ -18,10 +18,11 @@ from squeeze.models.mllm import Mllm
 from squeeze.models.parts import read_map
 from squeeze.models.profiles import PROFILES
 from squeeze.models.sources import LoadError, revision
-from squeeze.training import critic, parts, phases, preview
+from squeeze.training import critic, framing, parts, phases, preview
 from squeeze.training import mllm as mllm_module
 from squeeze.training.critic import CriticPart
 from squeeze.training.data import draw_labelled, to_unit
+from squeeze.training.framing import FramingPart
 from squeeze.training.loop import DivergedError, Ema, Schedule, fit, learning_rate, read_start, save_bf16
 from squeeze.training.mllm import MllmPart, make_mllm
 from squeeze.training.objective import Dropout, draw_kept, draw_times, flow_loss, interpolate
@@ -30,12 +31,12 @@ from squeeze.training.phases import PhasePart
 from squeeze.training.preview import PreviewPart
 
 SHIPPED = PROFILES["plush"].folder
-NAMES = ("vae", "decoder", "preview", "probe", "critic", "mllm", "vision", "phase1", "phase2")
+NAMES = ("vae", "decoder", "preview", "framing", "probe", "critic", "mllm", "vision", "phase1", "phase2")
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch):
-    for module in (critic, parts, mllm_module, phases, preview):
+    for module in (critic, framing, parts, mllm_module, phases, preview):
         monkeypatch.setattr(module, "CHUNK", 8)
 
 
@@ -49,13 +50,16 @@ def make(name: str, **options):
         return VaePart(batch=2, start=SHIPPED, decoder_only=name == "decoder")
     if name == "probe":
         return ProbePart(VaePart().model, batch=2)
+    if name == "framing":
+        return FramingPart(batch=2)
     if name == "critic":
         return CriticPart(VaePart().model, batch=2)
     if name == "preview":
         return PreviewPart(batch=2, start=SHIPPED)
     torch.manual_seed(0)
     bare = make_mllm(64)
-    mllm = Mllm(InternVLForConditionalGeneration(bare.config), bare.tokenizer, bare.image_processor, bare.template)
+    inner = InternVLForConditionalGeneration(bare.config)
+    mllm = Mllm(inner, bare.tokenizer, bare.image_processor, bare.template, make_framing())
     return PhasePart(int(name[-1]), mllm, VaePart().model, batch=4, **options)
 
 
@@ -70,7 +74,7 @@ def run(name: str, folder: Path, **options):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_resumed_equals_uninterrupted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for module in (critic, parts, mllm_module, phases, preview):
+    for module in (critic, framing, parts, mllm_module, phases, preview):
         monkeypatch.setattr(module, "CHUNK", 4)  # of which the pool takes new ones also after the pause
     whole = run(name, tmp_path / "whole", steps=8)
     run(name, tmp_path / "halves", steps=8, pause_at=4)

@@ -29,6 +29,7 @@ from transformers import (
 
 from squeeze.models.aggregation import Aggregation
 from squeeze.models.dit import Conditioning, Identity
+from squeeze.models.framing import Framing
 from squeeze.models.profiles import PROFILES, Profile
 from squeeze.pipeline import default_request
 from squeeze.request import Limits, Request
@@ -124,6 +125,11 @@ def make_qwen(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGen
     return randomised(Qwen2_5_VLForConditionalGeneration(config), 1)
 
 
+def make_framing() -> Framing:
+    """Squares all over a picture, larger and smaller than it."""
+    return randomised(Framing(size=32, fold=2, widths=(4, 8)), 5)
+
+
 def make_aggregation(mode: str = "dla", refiner: bool = True) -> Aggregation:
     """All weights random; a fresh one passes nothing through its blocks."""
     fresh = Aggregation(
@@ -173,8 +179,9 @@ def write_internvl(folder: Path) -> None:
 
 
 def write_models(folder: Path) -> None:
-    """A folder of the shipped layout: mllm, aggregation, transformer, vae, training.json."""
+    """A folder of the shipped layout: mllm, framing, aggregation, transformer, vae, training.json."""
     write_internvl(folder / "mllm")
+    make_framing().save_pretrained(folder / "framing")
     make_aggregation().save_pretrained(folder / "aggregation")
     make_transformer().save_pretrained(folder / "transformer")
     make_vae().save_pretrained(folder / "vae")

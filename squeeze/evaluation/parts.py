@@ -17,7 +17,7 @@ from ..models.sources import Located, read_part
 from ..plush.language import Question, ask_picture, ask_request
 from ..plush.probe import Probe, degrees_between
 from ..plush.render import render, visible
-from ..training.data import IDENTITY, Case, cropped, draw_cases, draw_labelled, to_unit
+from ..training.data import IDENTITY, Case, draw_cases, draw_labelled, draw_parts, parts_of, to_unit
 from .plush import CASES_SEED, PROMPT, share
 
 
@@ -54,23 +54,24 @@ def _probe_figures(probe: Probe, pixels: Tensor, truth: dict[str, Tensor]) -> di
 @torch.inference_mode()
 def answered(models: Models, full: InternVLForConditionalGeneration, cases: Case, crop: bool = False) -> dict[str, Any]:
     """The share of questions answered right, word for word, by greedy decoding: about the picture, about the request,
-    all; and `about` each attribute that the picture shows. With `crop` the picture is a part of it that holds the toy,
-    which does not show its size, None."""
+    all; and `about` each attribute that the picture shows, as it is framed. With `crop` the picture is a part of it
+    that holds the toy."""
     drawn = render(cases.toys, cases.references, models.profile.size)
     if crop:
-        drawn = cropped(drawn, torch.Generator().manual_seed(CASES_SEED))
+        drawn = parts_of(drawn, draw_parts(drawn, torch.Generator().manual_seed(CASES_SEED)))
     seen = visible(cases.toys, drawn)
     rng = random.Random(0)
-    right: dict[str, list[bool]] = {name: [] for name in (*PROMPT, *IDENTITY, "request")}
+    scene = [name for name in PROMPT if name != "size"]  # which no picture shows once it is framed
+    right: dict[str, list[bool]] = {name: [] for name in (*scene, *IDENTITY, "request")}
     for case, wish in enumerate(cases.wishes):
-        known = {name: int(getattr(cases.references, name)[case]) for name in PROMPT if not (crop and name == "size")}
+        known = {name: int(getattr(cases.references, name)[case]) for name in scene}
         known |= {name: int(getattr(cases.toys, name)[case]) for name in IDENTITY if seen[name][case]}
-        pixels = models.mllm.pixels([to_picture(drawn.pixels[case : case + 1] * 2 - 1)])
+        pixels = models.mllm.pixels([models.mllm.view(to_picture(drawn.pixels[case : case + 1] * 2 - 1))])
         asked = [("picture", q) for q in ask_picture(known, rng)] + [("request", q) for q in ask_request(wish, rng)]
         says = _answers(models, full, pixels, wish.text, [question for _, question in asked])
         for (kind, question), said in zip(asked, says, strict=True):
             right[question.about if kind == "picture" else kind].append(said == question.answer)
-    about = {name: right[name] for name in (*PROMPT, *IDENTITY)}
+    about = {name: right[name] for name in (*scene, *IDENTITY)}
     picture = [said for one in about.values() for said in one]
     return {
         "picture": share(picture), "request": share(right["request"]), "all": share(picture + right["request"]),

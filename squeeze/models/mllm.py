@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from ..request import RequestError
+from .framing import Framing
 
 IGNORED = -100  # label of tokens without a loss
 PROMPT_TOKENS = 512  # of a prompt; memory is planned for so many
@@ -52,12 +54,15 @@ class Reading:
 
 
 class Mllm:
-    """An `InternVLForConditionalGeneration` (or its inner model) with tokenizer, image processor and template; what
-    another MLLM does otherwise is in a class of its own (qwen.py)."""
+    """An `InternVLForConditionalGeneration` (or its inner model) with tokenizer, image processor and template, and what
+    frames pictures for it, if anything does; what another MLLM does otherwise is in a class of its own (qwen.py)."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, image_processor: Any, template: Template) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, image_processor: Any, template: Template, framing: Framing | None = None
+    ) -> None:
         self.model = getattr(model, "model", model)  # without the language-model head
         self.tokenizer, self.image_processor, self.template = tokenizer, image_processor, template
+        self.framing = framing
         self.config = self.model.config
 
     @property
@@ -89,10 +94,20 @@ class Mllm:
         return list(dict.fromkeys(prompt[a:b] for i, (a, b) in pairs if i == self.tokenizer.unk_token_id))
 
     def view(self, picture: Image.Image) -> Image.Image:
-        """The very picture that the vision tower gets of one in its profile's frame: brought to the tower's size as the
-        image processor would, sides not kept in proportion. The processor finds nothing left to resize."""
+        """The very picture that the vision tower gets of one in its profile's frame: the part that is framed, or the
+        whole, brought to the tower's size as the image processor would, sides not kept in proportion. The processor
+        finds nothing left to resize."""
+        if self.framing:
+            picture = self.framing.view(picture)
         processor = self.image_processor
         return picture.resize((processor.size.width, processor.size.height), processor.resample)
+
+    def framed(self, pixels: Tensor) -> Tensor:
+        """The same of pictures (B, 3, H, W) in [-1, 1] that are no files, as large as the tower wants them."""
+        if self.framing:
+            pixels = self.framing.framed(pixels)
+        size = self.image_processor.size
+        return F.interpolate(pixels, (size.height, size.width), mode="bicubic", antialias=True)
 
     def pixels(self, references: list[Image.Image]) -> Tensor:
         """Pictures as the vision tower wants them, one tile each: (R, 3, H, W)."""

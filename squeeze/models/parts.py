@@ -25,6 +25,7 @@ from transformers import (
 from .adapter import Adapter, merge
 from .aggregation import Aggregation, Native
 from .dit import Dit, LongCat
+from .framing import Framing
 from .mllm import Mllm
 from .profiles import Profile
 from .qwen import Qwen
@@ -90,7 +91,10 @@ def read_mllm(parts: Mapping[str, Located], profile: Profile, device: torch.devi
     inner = read_part(parts["mllm"], model).eval()
     tokenizer = read_part(parts["tokenizer"], AutoTokenizer.from_pretrained)
     processor = read_part(parts["processor"], lambda path: _image_processor(path, kind, inner.config.vision_config))
-    return kind.reader(inner, tokenizer, processor, profile.template)
+    framing = None
+    if profile.framing:  # on the CPU, so that the MLLM sees the same on every device
+        framing = read_part(parts["framing"], lambda path: read_model(Framing, path, "float32")).eval()
+    return kind.reader(inner, tokenizer, processor, profile.template, framing)
 
 
 def _image_processor(path: Path, kind: MllmKind, vision: Any) -> Any:

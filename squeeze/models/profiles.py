@@ -33,7 +33,8 @@ class Profile:
     Parts: `folder` holds them side by side (see sources.py); where it is None they come from the hub, as `sources` say
     by the part's name. `mllm` and `dit` name the classes that read and draw (parts.MLLMS, parts.DITS); `adapter`
     whether an adapter's folder is needed beside them (adapter.py); `native` whether the MLLM's last state goes to the
-    DiT as it is, without an aggregation; `mllm_8bit` LLM.int8; `dtype` what everything else computes in.
+    DiT as it is, without an aggregation; `framing` whether references are framed for the MLLM (framing.py); `mllm_8bit`
+    LLM.int8; `dtype` what everything else computes in.
 
     Settings: `negative` the prompt that the unconditional branch reads under `uncond = full`, None for no MLLM tokens
     at all; `eta` how much of each step's noise is drawn anew; `shift` is the schedule's mu, None = by token count as
@@ -50,6 +51,7 @@ class Profile:
     dit: str = "flux"
     adapter: bool = False
     native: bool = False
+    framing: bool = False
     template: Template
     device: str = "cuda"
     dtype: str = "bfloat16"
@@ -108,6 +110,7 @@ PROFILES: dict[str, Profile] = {
         name="plush",
         title="Plush toys (embedded, runs on any CPU)",
         folder=ASSETS / "plush",
+        framing=True,
         template=Template(),
         device="auto",
         dtype="float32",

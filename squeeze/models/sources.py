@@ -29,7 +29,7 @@ from .profiles import Profile, Source
 
 T = TypeVar("T")
 
-PARTS = ("mllm", "tokenizer", "processor", "aggregation", "transformer", "vae")
+PARTS = ("mllm", "tokenizer", "processor", "framing", "aggregation", "transformer", "vae")
 WANTED = ("*.json", "*.safetensors", "*.txt")  # of a folder on the hub: no weights in other formats, no pictures
 PREVIEW = "preview.safetensors"  # the preview map, in the VAE's folder
 READ_BY = {  # one of these files; any other part by its config.json
@@ -62,7 +62,8 @@ def locate(profile: Profile, revisions: Mapping[str, str]) -> dict[str, Located]
                 f"Profile {profile.name!r} takes nothing from {repo!r}, so there is no revision of it to choose. Its "
                 f"repositories on the hub: {known}."
             )
-    names = [name for name in PARTS if name != "aggregation" or not (profile.native or profile.adapter)]
+    wanted = {"framing": profile.framing, "aggregation": not (profile.native or profile.adapter)}
+    names = [name for name in PARTS if wanted.get(name, True)]
     if profile.folder is not None:
         return {name: _in_folder(profile, name) for name in names}
     sources = {name: profile.sources[name] for name in names}

@@ -14,6 +14,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from ..images import moved
 from .language import ANSWERS
 from .world import PROPORTIONS
 
@@ -125,14 +126,6 @@ def build_loss(out: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
 def degrees_between(a: Tensor, b: Tensor) -> Tensor:
     """The angle between two directions in degrees, in [0, 180]."""
     return ((a - b + 180) % 360 - 180).abs()
-
-
-def moved(picture: Tensor, theta: Tensor) -> Tensor:
-    """Pictures (B, C, H, W) seen through `theta` (B, 2, 3), mirrored beyond their edges; in float32 whatever autocast
-    says, since bfloat16 knows no third of a pixel."""
-    with torch.autocast(picture.device.type, enabled=False):
-        grid = F.affine_grid(theta, list(picture.shape), align_corners=False)
-        return F.grid_sample(picture, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def augment(pixels: Tensor, cells: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -189,15 +189,29 @@ def _plane(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return x.reshape(-1), y.reshape(-1)
 
 
+def standing(scenes: Scenes) -> tuple[Tensor, Tensor, Tensor]:
+    """How large the toys of pictures are, and the x and y of where they stand in the picture's plane, each (B,)."""
+    far, n = scenes.size == 1, scenes.noise
+    scale = torch.where(far, 0.58 + 0.06 * n[:, 0], 0.88 + 0.08 * n[:, 0])
+    shift_x = (n[:, 1] - 0.5) * torch.where(far, 0.8, 0.24)
+    feet_y = torch.where(far, -0.62 + 0.12 * (n[:, 2] - 0.5), -0.86 + 0.06 * (n[:, 2] - 0.5))
+    return scale, shift_x, feet_y
+
+
+def framing(scenes: Scenes) -> Tensor:
+    """The squares of pictures in which their toys stand as those do that are near, (B, 3): x and y of the centre, to
+    the right and down in the plane of [-1, 1], and the side as a share of the picture's."""
+    scale, shift_x, feet_y = standing(scenes)
+    side = scale / 0.92  # these two are the means of near ones, see `standing`
+    return torch.stack([shift_x, -feet_y - 0.86 * side, side], 1)
+
+
 def _render(toys: Toys, scenes: Scenes, size: int, supersample: int) -> Rendered:
     n, side, device = scenes.noise, size * supersample, toys.shape.device
     batch = len(toys)
     # 1 the picture plane, x to the right and y up, both in [-1, 1]
     x, y = _plane(side, device)
-    far = scenes.size == 1
-    scale = torch.where(far, 0.58 + 0.06 * n[:, 0], 0.88 + 0.08 * n[:, 0])
-    shift_x = (n[:, 1] - 0.5) * torch.where(far, 0.8, 0.24)
-    feet_y = torch.where(far, -0.62 + 0.12 * (n[:, 2] - 0.5), -0.86 + 0.06 * (n[:, 2] - 0.5))
+    scale, shift_x, feet_y = standing(scenes)
     shift_y = feet_y + 0.5 * scale
     # 2 ellipsoids in camera space: (p - c)' A (p - c) = 1
     parts = _build(toys, scenes.hat)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ..models.framing import seen
 from ..plush.language import Wish, wishes
-from ..plush.probe import moved
 from ..plush.render import CELLS, MATERIALS, Rendered, render, visible
 from ..plush.world import PROPORTIONS, Scenes, Toys, draw_scenes, draw_toys
 
@@ -77,8 +77,8 @@ def truth(toys: Toys, scenes: Scenes, drawn: Rendered) -> Chunk:
     return told | {name: torch.where(seen[name], getattr(toys, name), -1) for name in IDENTITY}
 
 
-def cropped(drawn: Rendered, generator: torch.Generator) -> Rendered:
-    """A square part of each picture that holds its toy, brought to the picture's size, as visitors crop theirs."""
+def draw_parts(drawn: Rendered, generator: torch.Generator) -> Tensor:
+    """Squares of pictures that hold their toys, as visitors crop theirs: (B, 3), as `seen` takes them."""
     toy = drawn.cells[:, :MATERIALS].sum(1) > 0
     lines = torch.stack([toy.any(1), toy.any(2)], 1).int()  # (B, x and y, CELLS)
     low, high = lines.argmax(-1) / CELLS, 1 - lines.flip(-1).argmax(-1) / CELLS
@@ -88,8 +88,12 @@ def cropped(drawn: Rendered, generator: torch.Generator) -> Rendered:
 
     side = between((high - low).amax(1, keepdim=True), torch.ones_like(low[:, :1]))
     start = between((high - side).clamp_min(0), torch.minimum(low, 1 - side))
-    theta = torch.cat([side[..., None] * torch.eye(2, device=side.device), (2 * start + side - 1)[..., None]], -1)
-    return Rendered(pixels=moved(drawn.pixels, theta), cells=moved(drawn.cells, theta))
+    return torch.cat([2 * start + side - 1, side], 1)
+
+
+def parts_of(drawn: Rendered, squares: Tensor) -> Rendered:
+    """The `squares` (B, 3) of pictures, brought to the pictures' size."""
+    return Rendered(pixels=seen(drawn.pixels, squares), cells=seen(drawn.cells, squares))
 
 
 def unanswerable(case: Case, number: int, belly: bool) -> frozenset[str]:

@@ -32,8 +32,9 @@ from ..plush.language import (
     describe,
     vocabulary,
 )
-from ..plush.render import Rendered, render
-from .data import IDENTITY, SCENE, Chunk, Pool, chunk_seed, cropped, draw_cases, to_bytes, to_unit, truth
+from ..plush.render import framing, render
+from .data import IDENTITY, SCENE, Chunk, Pool, chunk_seed, draw_cases, parts_of, to_bytes, to_unit, truth
+from .framing import displaced
 from .helpers import Helper
 from .loop import Schedule, read_start, save_bf16
 from .parts import CHUNK, tile
@@ -42,7 +43,6 @@ PAD, IMAGE = "[PAD]", "<IMG_CONTEXT>"
 LONGEST = 128  # tokens of prompt and questions together; longer ones lose their last question
 KERNEL = "model.vision_tower.embeddings.patch_embeddings.projection.weight"
 SMALL = ("pattern", "ears", "tail")  # what a vision tower trained alone is always asked about
-CROPPED = 0.5  # of the pictures it learns from, as visitors crop theirs
 ASKED = 5  # questions about a picture then
 HELD = 1.0  # weight of how far what it tells has gone, in variances
 HEADS_FIRST = 400  # steps in which only the helper heads learn from what they ask about, which know nothing yet
@@ -142,8 +142,8 @@ def _as_buffers(model: nn.Module) -> None:
 
 class MllmPart:
     """A small InternVL. Each sample is one picture with a prompt and questions, or with a caption. With `vision_only`
-    its language model stays as it is, and what the vision tower tells it of whole pictures is held near what it told
-    before, so that what was trained on its states stays nearly right."""
+    its language model stays as it is, and what the vision tower tells it is held near what it told before, so that what
+    was trained on its states stays nearly right."""
 
     def __init__(
         self,
@@ -172,18 +172,14 @@ class MllmPart:
         return self.lessons(CHUNK, chunk_seed(3, self._seed, index))
 
     def lessons(self, count: int, seed: int, held_out: bool = False) -> Chunk:
-        """Pictures with token ids and labels (answers; captions whole) and, for the helper heads, the truth of each
-        picture."""
+        """Pictures, framed more or less well, with token ids and labels (answers; captions whole) and, for the helper
+        heads, the truth of each picture."""
         case = draw_cases(count, seed, held_out)
         toys, scenes = case.toys.to(self._device), case.references.to(self._device)
-        drawn, generator = render(toys, scenes, self._size), torch.Generator().manual_seed(seed)
-        whole = torch.rand(count, generator=generator) >= CROPPED
-        part, kept = cropped(drawn, generator), whole.to(self._device)[:, None, None, None]
-        drawn = Rendered(
-            pixels=torch.where(kept, drawn.pixels, part.pixels), cells=torch.where(kept, drawn.cells, part.cells)
-        )
-        told = {name: value.cpu() for name, value in truth(toys, scenes, drawn).items()} | {"whole": whole}
-        told["size"] = torch.where(whole, told["size"], -1)  # how far away it was is not to be seen
+        squares = displaced(framing(scenes), torch.Generator().manual_seed(seed))
+        drawn = parts_of(render(toys, scenes, self._size), squares)
+        told = {name: value.cpu() for name, value in truth(toys, scenes, drawn).items()}
+        told["size"] = torch.full_like(told["size"], -1)  # how far away it was is not to be seen
         rng = random.Random(seed)
         ids = torch.zeros(count, LONGEST, dtype=torch.int64)
         labels = torch.full((count, LONGEST), IGNORED)
@@ -238,8 +234,7 @@ class MllmPart:
             loss, pause = self.model.helper.loss(tokens, told, batch), 4
         else:
             asked = (tokens.detach(), told.detach()) if step < HEADS_FIRST else (tokens, told)
-            apart = (told.float() - batch["held"]).square().mean((1, 2)) * batch["whole"]
-            held = apart.sum() / batch["whole"].sum().clamp_min(1) / batch["held"].var()
+            held = F.mse_loss(told.float(), batch["held"]) / batch["held"].var()
             loss, pause = self.model.helper.loss(*asked, batch) + HELD * held, 2
         if step % pause:
             return loss

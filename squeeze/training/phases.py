@@ -164,6 +164,8 @@ class PhasePart:
         self._mu, self._size, self._device, self._seed = mu, size, device, seed
         self._mllm, self._vae = mllm, Vae(vae)
         self._mllm.model.to(device).eval().requires_grad_(False)
+        if mllm.framing:
+            mllm.framing.to(device).eval().requires_grad_(False)
         vae.to(device).eval().requires_grad_(False)
         self._critic = None if critic is None else critic.to(device).eval().requires_grad_(False)
         variant = variant or Variant()
@@ -206,8 +208,7 @@ class PhasePart:
         toys = case.toys.to(self._device)
         drawn = [render(toys, scenes.to(self._device), self._size) for scenes in (case.references, case.targets)]
         reference, target = (to_unit((one.pixels * 255).round()) for one in drawn)
-        tower = self._mllm.image_processor.size
-        shown = nn.functional.interpolate(reference, (tower.height, tower.width), mode="bicubic", antialias=True)
+        shown = torch.cat([self._mllm.framed(part) for part in reference.split(256)])
         parts = []
         for rows in torch.arange(count).split(64 if self._device == "cpu" else 256):
             prompts = [case.wishes[i].text for i in rows.tolist()]

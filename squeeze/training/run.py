@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoTokenizer, GotOcr2ImageProcessorPil, InternVLForConditionalGeneration
 
 from ..files import copy_folder, write_text
+from ..models.framing import Framing
 from ..models.loading import LoadError, find_device
 from ..models.mllm import Mllm
 from ..models.parts import read_model
@@ -26,6 +27,7 @@ from ..models.profiles import PROFILES, Profile
 from ..models.sources import Located, read_part, read_record, revision
 from ..models.vae import Vae
 from .critic import Critic, CriticPart
+from .framing import FramingPart
 from .loop import Part, Progress, checkpoint_name, fit, rank_and_world, show_progress
 from .mllm import MllmPart
 from .parts import ProbePart, VaePart
@@ -35,9 +37,9 @@ from .preview import PreviewPart
 # phases write aggregation and transformer
 WRITES = {
     "vae": ("vae",), "decoder": ("vae",), "preview": ("vae",), "mllm": ("mllm",), "vision": ("mllm",),
-    "probe": ("probe",), "critic": ("critic",),
+    "framing": ("framing",), "probe": ("probe",), "critic": ("critic",),
 }  # fmt: skip
-FROZEN = ("mllm", "vae")  # what phases are trained beside
+FROZEN = ("framing", "mllm", "vae")  # what phases are trained beside
 
 
 def train_plush(
@@ -124,6 +126,8 @@ def make_part(
         return VaePart(profile.size, **options, decoder_only=part == "decoder")
     if part in ("mllm", "vision"):
         return MllmPart(profile.size, **options, vision_only=part == "vision")
+    if part == "framing":
+        return FramingPart(profile.size, **options)
     vae = frozen("vae", partial(read_model, AutoencoderKL, dtype="float32"))
     if part in ("probe", "critic"):
         return (ProbePart if part == "probe" else CriticPart)(vae, profile.size, **options)
@@ -134,6 +138,7 @@ def make_part(
         frozen("mllm", AutoTokenizer.from_pretrained),
         frozen("mllm", GotOcr2ImageProcessorPil.from_pretrained),
         profile.template,
+        frozen("framing", partial(read_model, Framing, dtype="float32")),
     )
     return PhasePart(
         int(part[-1]), mllm, vae, size=profile.size, mu=profile.shift or 0.0, compiled=compiled, singles=singles,
