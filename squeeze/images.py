@@ -1,4 +1,4 @@
-"""Uploads to clean RGB pictures, and pictures to and from tensors."""
+"""Uploads to clean RGB pictures, pictures to and from tensors, and tensors seen through an affine map."""
 
 from __future__ import annotations
 

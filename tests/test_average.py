@@ -17,7 +17,7 @@ from squeeze.models.sources import revision
 @pytest.fixture
 def trainings(folder: Path, tmp_path: Path) -> tuple[Path, Path]:
     """Two models that are built alike; beside the first lies the record of its training."""
-    for name in ("aggregation", "transformer", "mllm", "vae"):
+    for name in ("aggregation", "transformer", "framing", "mllm", "vae"):
         shutil.copytree(folder / name, tmp_path / "one" / name)
     write_text(tmp_path / "one" / "training.json", json.dumps({"runs": [{"part": "phase1"}], "revision": "old"}))
     return tmp_path / "one", copy_with_other_weights(tmp_path / "one", tmp_path / "other")

@@ -24,6 +24,7 @@ from squeeze.cli import main
 from squeeze.evaluation import tables
 from squeeze.images import content_hash, open_picture
 from squeeze.models import aggregation
+from squeeze.models.mllm import Mllm
 from squeeze.models.sources import revision
 from squeeze.recipe import read_file, read_png, to_text, write_png
 from squeeze.recipe_forms import to_command
@@ -192,7 +193,9 @@ def test_evaluate_prints_one_json_object(capsys: pytest.CaptureFixture[str], tmp
     assert main(["evaluate", "plush", "--n", "0"]) == 2
 
 
-def test_evaluate_parts_measures_each(capsys: pytest.CaptureFixture[str]):
+def test_evaluate_parts_measures_each(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    viewed, view = [], Mllm.view
+    monkeypatch.setattr(Mllm, "view", lambda mllm, picture: viewed.append(picture) or view(mllm, picture))
     assert main(["evaluate", "plush", "--parts", "--n", "4", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert math.isfinite(figures["vae_psnr_db"])
@@ -203,6 +206,8 @@ def test_evaluate_parts_measures_each(capsys: pytest.CaptureFixture[str]):
     assert min(rate for rate in told["about"].values() if rate is not None) <= told["picture"]
     part = figures["mllm_questions_cropped"]
     assert part.keys() == told.keys()
+    assert len(viewed) == 8
+    assert not any(whole == cropped for whole, cropped in zip(viewed[:4], viewed[4:], strict=True))
     assert 0 <= figures["probe"]["facing_error_degrees"] <= 180
     assert 0 <= figures["probe"]["proportions_off"] < 0.25, "the shipped probe sees no proportions"
 

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from tiny import make_framing, random_picture, tiny_profile
 
-from squeeze.images import to_picture, to_tensor
-from squeeze.models.framing import LEAST, MOST, Framing, seen
+from squeeze.images import to_tensor
+from squeeze.models.framing import LEAST, MOST, Framing, resized_crop
 from squeeze.models.loading import load
-from squeeze.models.sources import LoadError
-from squeeze.plush.render import CELLS, MATERIALS, framing, render
+from squeeze.plush.render import CELLS, MATERIALS, near_squares, render
 from squeeze.plush.world import draw_scenes, draw_toys
-from squeeze.training.data import draw_parts, parts_of
-from squeeze.training.framing import TOLERATED, FramingPart, missed
+from squeeze.training import framing
+from squeeze.training.data import draw_parts, parts_of, to_unit
+from squeeze.training.framing import UNITS, FramingPart, jittered, missed, within
 
 
 def fixed(x: float, y: float, side: float, size: int = 32) -> Framing:
@@ -41,7 +41,7 @@ def drawn_far(count: int, seed: int = 0):
 def test_a_framed_toy_stands_as_one_that_is_near():
     toys, far, near = drawn_far(16)
     apart, together = render(toys, far, 128), render(toys, near, 128)
-    made = parts_of(apart, framing(far))
+    made = parts_of(apart, near_squares(far))
     toys = [one.cells[:, :MATERIALS].sum(1).clamp(0, 1) for one in (apart, made, together)]
     line = (torch.arange(CELLS) + 0.5) / CELLS
 
@@ -60,18 +60,31 @@ def test_a_framed_toy_stands_as_one_that_is_near():
 def test_of_a_part_the_same_is_framed_as_of_the_whole():
     toys, far, _ = drawn_far(16, 1)
     drawn = render(toys, far, 128)
-    part = FramingPart(128)
-    both = part.lessons(256, 3)
-    squares = both["squares"]
-    assert squares[:, 2].min() > LEAST[2]
-    assert squares[:, 2].max() < MOST[2]
     parts = draw_parts(drawn, torch.Generator().manual_seed(0))
-    truth = framing(far)
-    within = torch.cat([(truth[:, :2] - parts[:, :2]) / parts[:, 2:], truth[:, 2:] / parts[:, 2:]], 1)
-    again = seen(parts_of(drawn, parts).pixels, within)
-    inside = (within[:, :2].abs().amax(1) + within[:, 2]) < 1  # nothing beyond the part is to be seen
+    truth = near_squares(far)
+    again = within(truth, parts)
+    inside = (again[:, :2].abs().amax(1) + again[:, 2]) < 1  # nothing beyond the part is to be seen
     assert inside.sum() > 3
-    assert (again - seen(drawn.pixels, truth)).abs()[inside].mean() < 0.01
+    shown = resized_crop(parts_of(drawn, parts).pixels, again)
+    assert (shown - resized_crop(drawn.pixels, truth)).abs()[inside].mean() < 0.01
+
+
+def test_lessons_are_of_whole_pictures_and_of_parts(monkeypatch: pytest.MonkeyPatch):
+    def lessons(cropped: float) -> tuple[torch.Tensor, torch.Tensor]:
+        monkeypatch.setattr(framing, "CROPPED", cropped)
+        both = FramingPart().lessons(32, 3)
+        return to_unit(both["pixels"]), both["squares"]
+
+    (wholes, of_wholes), (parts, of_parts) = lessons(0.0), lessons(1.0)
+    assert (wholes - parts).abs().mean() > 0.1
+    assert torch.cat([of_wholes, of_parts])[:, 2].min() > LEAST[2]
+    assert torch.cat([of_wholes, of_parts])[:, 2].max() < MOST[2]
+    middle = slice(32, 96)  # which is the toy, in either
+    one, other = (resized_crop(*of)[..., middle, middle] for of in ((wholes, of_wholes), (parts, of_parts)))
+    assert (one - other).abs().mean() < 0.04
+    mixed, _ = lessons(0.5)
+    as_whole = torch.tensor([torch.equal(mine, whole) for mine, whole in zip(mixed, wholes, strict=True)])
+    assert 4 < as_whole.sum() < 28
 
 
 @pytest.mark.parametrize("square", [(0.0, 0.0, 1.0), (0.3, -0.2, 0.6), (-0.9, 0.5, 0.5), (0.0, 0.4, 1.4)])
@@ -121,12 +134,19 @@ def test_squares_are_not_rounded_in_training():
     assert torch.equal(shown, third.framed(pixels))
 
 
-def test_what_is_missed_is_counted_in_what_is_tolerated():
+def test_what_is_missed_is_counted_in_units():
     truth = torch.tensor([[0.1, -0.2, 0.7]])
-    across, down, size = TOLERATED
+    across, down, size = UNITS
     off = truth + torch.tensor([[2 * across * 0.7, -2 * down * 0.7, 0.0]])
     assert missed(off, truth)[0].tolist() == pytest.approx([1, -1, 0], abs=1e-5)
     assert missed(truth * torch.tensor([1, 1, 1 + size]), truth)[0].tolist() == pytest.approx([0, 0, 1], abs=0.02)
+
+
+def test_jitter_is_one_unit_on_average():
+    truth = torch.tensor([[0.1, -0.2, 0.7]]).expand(2000, -1)
+    off = missed(jittered(truth, torch.Generator().manual_seed(0)), truth)
+    assert off.mean(0).abs().max() < 0.1
+    assert off.std(0).tolist() == pytest.approx([1, 1, 1], abs=0.1)
 
 
 def test_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -145,11 +165,9 @@ def test_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert Framing.from_pretrained(tmp_path / "framing").config["size"] == 128
 
 
-def test_frames_that_are_missing_get_a_sentence(tmp_path: Path, folder: Path):
+def test_a_profile_without_framing_needs_none(tmp_path: Path, folder: Path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     shutil.rmtree(copy / "framing")
-    with pytest.raises(LoadError, match=r"there is no folder .*framing"):
-        load(tiny_profile(copy))
     assert load(replace(tiny_profile(copy), framing=False)).mllm.framing is None
 
 
@@ -162,6 +180,5 @@ def test_a_view_is_the_picture_where_nothing_frames(models):
     assert plain.mllm.view(picture) == picture.resize((size.width, size.height), models.mllm.image_processor.resample)
     assert plain.mllm.view(picture) != models.mllm.view(picture)
     for mllm in (plain.mllm, models.mllm):
-        one, other = to_tensor(mllm.view(picture)), mllm.framed(to_tensor(picture))
+        one, other = to_tensor(mllm.view(picture)), mllm.view_tensors(to_tensor(picture))
         assert (one - other).abs().mean() < 0.1
-    assert to_picture(to_tensor(picture)) == picture

@@ -59,7 +59,7 @@ def test_no_folder_at_all(tmp_path):
         load(tiny_profile(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("part", ["mllm", "aggregation", "transformer", "vae"])
+@pytest.mark.parametrize("part", ["mllm", "framing", "aggregation", "transformer", "vae"])
 def test_a_missing_part(damaged, part):
     copy, said = damaged
     shutil.rmtree(copy / part)
@@ -73,6 +73,8 @@ FILES = [
     "mllm/config.json",
     "mllm/tokenizer.json",
     "mllm/preprocessor_config.json",
+    "framing/diffusion_pytorch_model.safetensors",
+    "framing/config.json",
     "aggregation/diffusion_pytorch_model.safetensors",
     "aggregation/config.json",
     "transformer/diffusion_pytorch_model.safetensors",
@@ -119,6 +121,7 @@ def test_weights_for_pictures_of_another_size(tmp_path):
 @pytest.mark.parametrize(
     "file",
     [
+        "framing/diffusion_pytorch_model.safetensors",
         "aggregation/diffusion_pytorch_model.safetensors",
         "transformer/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",

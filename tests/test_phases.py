@@ -1,16 +1,20 @@
 """What the phases train: deeper transformers that begin where shallower ones ended, and errors weighed by place."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from tiny import make_transformer
+from tiny import make_framing, make_transformer
 
+from squeeze.images import to_picture
 from squeeze.models.sources import LoadError
 from squeeze.plush.render import MATERIALS, render
 from squeeze.plush.world import draw_scenes, draw_toys
 from squeeze.sampling import pack, unpack
-from squeeze.training.data import to_bytes
+from squeeze.training.data import draw_cases, to_bytes
 from squeeze.training.objective import flow_loss
 from squeeze.training.phases import DEEPEST, SUBJECT, deepen, subject_weights
+from squeeze.training.run import make_part
 
 
 def test_the_subject_counts_more_than_the_place():
@@ -51,3 +55,20 @@ def test_a_deeper_transformer_draws_the_same_at_first_and_learns_with_all_of_it(
     for count in (1, DEEPEST + 1):
         with pytest.raises(LoadError, match=f"has 2 single blocks, which cannot become {count}. Ask"):
             deepen(given, count)
+
+
+@torch.inference_mode()
+def test_phases_are_shown_what_a_generation_shows(tmp_path: Path):
+    """As long as the folder of a training has a framing of its own, that one."""
+    make_framing().save_pretrained(tmp_path / "framing")
+    part = make_part("phase1", tmp_path, None, "cpu", 0)
+    assert part._mllm.framing.config["size"] == 32
+    assert make_part("phase1", tmp_path / "new", None, "cpu", 0)._mllm.framing.config["size"] == 128
+    case = draw_cases(4, 3)
+    pictures = [to_picture(one[None] * 2 - 1) for one in render(case.toys, case.references, 128).pixels]
+    with torch.autocast("cpu", torch.bfloat16):  # as in a training
+        told = part.encode(4, 3)["vision"].float()
+    shown = torch.cat([part._mllm.encode([part._mllm.view(picture)], "a toy").vision for picture in pictures])
+    assert (told - shown).norm() < 0.3 * shown.norm()
+    part._mllm.framing = None
+    assert (part.encode(4, 3)["vision"].float() - shown).norm() > 0.5 * shown.norm()

@@ -1,7 +1,7 @@
 """The paper's tables in miniature: what a choice does to identity kept and prompt followed, one table a command.
 
 Some rows only ask for something else of the shipped model; others train a variant of the denoiser first, all with the
-same frozen MLLM and VAE, size, steps, data and seed. Nothing is chosen by these figures.
+same frozen parts, size, steps, data and seed. Nothing is chosen by these figures.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ from ..images import moved, to_picture, to_tensor
 LEAST, MOST = (-1.0, -1.0, 0.5), (1.0, 1.0, 1.5)  # bounds of squares; beyond the edges a picture is mirrored
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """A residual block that halves the side."""
+
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width_in, width_out, 3, 2, 1, bias=False)
@@ -40,7 +42,7 @@ class Framing(ModelMixin, ConfigMixin):
     def __init__(self, size: int = 128, fold: int = 4, widths: tuple[int, ...] = (32, 48, 96, 128)) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3 * fold**2, widths[0], 3, 1, 1)
-        self.blocks = nn.Sequential(*(_Block(a, b) for a, b in pairwise(widths)))
+        self.blocks = nn.Sequential(*(Block(a, b) for a, b in pairwise(widths)))
         side = size // fold // 2 ** (len(widths) - 1)
         self.neck = nn.Linear(widths[-1] * side * side, 128)
         self.square = nn.Linear(128, 3)
@@ -55,22 +57,24 @@ class Framing(ModelMixin, ConfigMixin):
         return squares if self.training else squares.clamp(squares.new_tensor(LEAST), squares.new_tensor(MOST))
 
     def framed(self, pixels: Tensor) -> Tensor:
-        """The squares of square pictures (B, 3, H, H) in [-1, 1] that are to be seen, (B, 3, size, size)."""
+        """What is to be seen of pictures (B, 3, H, W) in [-1, 1], as squares whatever their shape is: (B, 3, size,
+        size)."""
         size = self.config["size"]
-        squares = self(F.interpolate(pixels, (size, size), mode="bicubic", antialias=True))
-        return seen(pixels, squares, size)
+        with torch.autocast(pixels.device.type, enabled=False):  # as `view` sees them
+            squares = self(F.interpolate(pixels, (size, size), mode="bicubic", antialias=True))
+        return resized_crop(pixels, squares, size)
 
     @torch.inference_mode()
     def view(self, picture: Image.Image) -> Image.Image:
-        """The same of a picture of any size, out of as many pixels as there are."""
+        """The same of a picture; one that is larger is sharper for it where the square is a part of it."""
         size = self.config["size"]
         square = self(to_tensor(picture.resize((size, size), Image.Resampling.BICUBIC)))
         whole = round(size / float(square[0, 2]))
         finer = picture.resize((whole, whole), Image.Resampling.BICUBIC)
-        return to_picture(seen(to_tensor(finer), square, size))
+        return to_picture(resized_crop(to_tensor(finer), square, size))
 
 
-def seen(pixels: Tensor, squares: Tensor, size: int | None = None) -> Tensor:
+def resized_crop(pixels: Tensor, squares: Tensor, size: int | None = None) -> Tensor:
     """The `squares` (B, 3) of pictures (B, C, H, W), see Framing: (B, C, size, size), or as large as they came."""
     centre, side = squares.float().split([2, 1], 1)
     theta = torch.cat([side[..., None] * torch.eye(2, device=side.device), centre[..., None]], -1)

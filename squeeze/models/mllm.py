@@ -7,7 +7,7 @@ nothing is needed after the prompt. No generation, no lm_head.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..request import RequestError
-from .framing import Framing
+
+if TYPE_CHECKING:  # flags are read before diffusers is imported
+    from .framing import Framing
 
 IGNORED = -100  # label of tokens without a loss
 PROMPT_TOKENS = 512  # of a prompt; memory is planned for so many
@@ -102,8 +104,8 @@ class Mllm:
         processor = self.image_processor
         return picture.resize((processor.size.width, processor.size.height), processor.resample)
 
-    def framed(self, pixels: Tensor) -> Tensor:
-        """The same of pictures (B, 3, H, W) in [-1, 1] that are no files, as large as the tower wants them."""
+    def view_tensors(self, pixels: Tensor) -> Tensor:
+        """The same of pictures (B, 3, H, W) in [-1, 1] that no file holds, as large as the tower wants them."""
         if self.framing:
             pixels = self.framing.framed(pixels)
         size = self.image_processor.size

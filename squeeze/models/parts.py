@@ -68,7 +68,7 @@ DITS: dict[str, tuple[Any, type[Dit]]] = {
 
 
 def read_mllm(parts: Mapping[str, Located], profile: Profile, device: torch.device) -> Mllm:
-    """The MLLM of a profile with tokenizer and image processor, on `device`."""
+    """The MLLM of a profile on `device`, with tokenizer, image processor and, on the CPU, what frames pictures."""
     kind = MLLMS[profile.mllm]
 
     def model(path: Path) -> nn.Module:
@@ -92,7 +92,7 @@ def read_mllm(parts: Mapping[str, Located], profile: Profile, device: torch.devi
     tokenizer = read_part(parts["tokenizer"], AutoTokenizer.from_pretrained)
     processor = read_part(parts["processor"], lambda path: _image_processor(path, kind, inner.config.vision_config))
     framing = None
-    if profile.framing:  # on the CPU, so that the MLLM sees the same on every device
+    if profile.framing:  # where it is, the MLLM sees the same whatever the device
         framing = read_part(parts["framing"], lambda path: read_model(Framing, path, "float32")).eval()
     return kind.reader(inner, tokenizer, processor, profile.template, framing)
 

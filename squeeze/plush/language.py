@@ -103,6 +103,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "place": ("where is it ?", "which place ?"),
     "facing": ("which way is it facing ?", "which way ?"),
     "hat": ("which hat ?", "what hat is it wearing ?"),
+    # no picture shows it once it is framed; the shipped MLLM's token numbers are by the order of these words
     "size": ("how near is it ?", "near or far ?"),
     "body": ("what colour is its body ?", "body colour ?"),
     "belly": ("what colour is its belly ?", "belly colour ?"),

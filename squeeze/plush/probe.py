@@ -15,6 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from ..images import moved
+from ..models.framing import Block
 from .language import ANSWERS
 from .world import PROPORTIONS
 
@@ -32,20 +33,6 @@ class Reading:
     proportions: Tensor
 
 
-class _Block(nn.Module):
-    def __init__(self, width_in: int, width_out: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width_in, width_out, 3, 2, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width_out)
-        self.conv2 = nn.Conv2d(width_out, width_out, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width_out)
-        self.skip = nn.Conv2d(width_in, width_out, 1, 1, 0, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(y)) + self.skip(F.avg_pool2d(x, 2)))
-
-
 class Probe(ModelMixin, ConfigMixin):
     """Pictures (B, 3, size, size) in [-1, 1] to logits for each attribute, a facing direction (B, 2) and proportions
     (B, 4); every `fold` x `fold` pixels are seen as one of more channels, so that fine lines tell at little cost."""
@@ -54,7 +41,7 @@ class Probe(ModelMixin, ConfigMixin):
     def __init__(self, size: int = 128, fold: int = 2, widths: tuple[int, ...] = (32, 64, 128, 192)) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3 * fold**2, widths[0], 3, 1, 1)
-        self.blocks = nn.Sequential(*(_Block(a, b) for a, b in zip((widths[0], *widths), widths, strict=False)))
+        self.blocks = nn.Sequential(*(Block(a, b) for a, b in zip((widths[0], *widths), widths, strict=False)))
         side = size // fold // 2 ** len(widths)
         self.neck = nn.Linear(widths[-1] * side * side, 256)
         self.heads = nn.ModuleDict({name: nn.Linear(256, count) for name, count in HEADS.items()})

@@ -198,7 +198,7 @@ def standing(scenes: Scenes) -> tuple[Tensor, Tensor, Tensor]:
     return scale, shift_x, feet_y
 
 
-def framing(scenes: Scenes) -> Tensor:
+def near_squares(scenes: Scenes) -> Tensor:
     """The squares of pictures in which their toys stand as those do that are near, (B, 3): x and y of the centre, to
     the right and down in the plane of [-1, 1], and the side as a share of the picture's."""
     scale, shift_x, feet_y = standing(scenes)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ..models.framing import seen
+from ..models.framing import resized_crop
 from ..plush.language import Wish, wishes
 from ..plush.render import CELLS, MATERIALS, Rendered, render, visible
 from ..plush.world import PROPORTIONS, Scenes, Toys, draw_scenes, draw_toys
@@ -78,7 +78,7 @@ def truth(toys: Toys, scenes: Scenes, drawn: Rendered) -> Chunk:
 
 
 def draw_parts(drawn: Rendered, generator: torch.Generator) -> Tensor:
-    """Squares of pictures that hold their toys, as visitors crop theirs: (B, 3), as `seen` takes them."""
+    """Squares of pictures that hold their toys, as visitors crop theirs: (B, 3), as `resized_crop` takes them."""
     toy = drawn.cells[:, :MATERIALS].sum(1) > 0
     lines = torch.stack([toy.any(1), toy.any(2)], 1).int()  # (B, x and y, CELLS)
     low, high = lines.argmax(-1) / CELLS, 1 - lines.flip(-1).argmax(-1) / CELLS
@@ -93,7 +93,7 @@ def draw_parts(drawn: Rendered, generator: torch.Generator) -> Tensor:
 
 def parts_of(drawn: Rendered, squares: Tensor) -> Rendered:
     """The `squares` (B, 3) of pictures, brought to the pictures' size."""
-    return Rendered(pixels=seen(drawn.pixels, squares), cells=seen(drawn.cells, squares))
+    return Rendered(pixels=resized_crop(drawn.pixels, squares), cells=resized_crop(drawn.cells, squares))
 
 
 def unanswerable(case: Case, number: int, belly: bool) -> frozenset[str]:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..models.framing import Framing, seen
-from ..plush.render import framing, render
+from ..models.framing import Framing, resized_crop
+from ..plush.render import near_squares, render
 from ..plush.world import draw_scenes, draw_toys
 from .data import Chunk, Pool, chunk_seed, draw_parts, parts_of, to_bytes, to_unit
 from .loop import Schedule, read_start, save_bf16
@@ -18,7 +18,7 @@ from .parts import tile
 
 CHUNK = 512
 CROPPED = 0.5  # of the pictures, as visitors crop theirs
-TOLERATED = (0.04, 0.02, 0.02)  # across, down and in size, as shares of the square's side: so much changes no answer
+UNITS = (0.04, 0.02, 0.02)  # of misses across, down and in size, as shares of the square's side
 
 
 class FramingPart:
@@ -50,16 +50,14 @@ class FramingPart:
         generator = torch.Generator().manual_seed(seed)
         toys = draw_toys(count, generator, held_out).to(self._device)
         scenes = draw_scenes(count, generator, held_out).to(self._device)
-        drawn, squares = render(toys, scenes, self._size), framing(scenes)
+        drawn, squares = render(toys, scenes, self._size), near_squares(scenes)
         parts = draw_parts(drawn, generator)
         whole = (torch.rand(count, 1, generator=generator) >= CROPPED).to(self._device)
         parts = torch.where(whole, parts.new_tensor([0.0, 0.0, 1.0]), parts)
-        centre = (squares[:, :2] - parts[:, :2]) / parts[:, 2:]
-        pixels = parts_of(drawn, parts).pixels
-        return {"pixels": to_bytes(pixels), "squares": torch.cat([centre, squares[:, 2:] / parts[:, 2:]], 1)}
+        return {"pixels": to_bytes(parts_of(drawn, parts).pixels), "squares": within(squares, parts)}
 
     def loss(self, step: int) -> Tensor:
-        """How far the squares are off, in what is tolerated."""
+        """How far the squares are off, see `missed`."""
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
         noise = torch.Generator().manual_seed(step)
         level = 0.1 * torch.rand(len(batch["pixels"]), 1, 1, 1, generator=noise)
@@ -71,21 +69,26 @@ class FramingPart:
     def grid(self, model: nn.Module) -> Image.Image:
         """Held-out pictures above, what is made of them below."""
         pixels = to_unit(self.lessons(16, 7, held_out=True)["pixels"])
-        return tile(torch.cat([pixels, seen(pixels, model(pixels))]), 16)
+        return tile(torch.cat([pixels, resized_crop(pixels, model(pixels))]), 16)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Writes `framing/`."""
         save_bf16(model, folder / "framing")
 
 
-def displaced(squares: Tensor, generator: torch.Generator) -> Tensor:
-    """Squares (B, 3) that are off as `missed` counts, by what is tolerated on average."""
-    off = torch.randn(squares.shape, generator=generator).to(squares.device) * squares.new_tensor(TOLERATED)
+def within(squares: Tensor, parts: Tensor) -> Tensor:
+    """Where squares (B, 3) of pictures lie in square `parts` (B, 3) of these."""
+    return torch.cat([squares[:, :2] - parts[:, :2], squares[:, 2:]], 1) / parts[:, 2:]
+
+
+def jittered(squares: Tensor, generator: torch.Generator) -> Tensor:
+    """Squares (B, 3) that are off by one of UNITS on average (root mean square)."""
+    off = torch.randn(squares.shape, generator=generator).to(squares.device) * squares.new_tensor(UNITS)
     return torch.cat([squares[:, :2] + 2 * squares[:, 2:] * off[:, :2], squares[:, 2:] * off[:, 2:].exp()], 1)
 
 
 def missed(squares: Tensor, truth: Tensor) -> Tensor:
-    """How far squares (B, 3) are off across, down and in size, (B, 3), in what is TOLERATED."""
+    """How far squares (B, 3) are off across, down and in size, (B, 3), in UNITS."""
     centre = (squares[:, :2] - truth[:, :2]) / (2 * truth[:, 2:])
     size = (squares[:, 2:] / truth[:, 2:]).log()
-    return torch.cat([centre, size], 1) / centre.new_tensor(TOLERATED)
+    return torch.cat([centre, size], 1) / centre.new_tensor(UNITS)

@@ -32,9 +32,9 @@ from ..plush.language import (
     describe,
     vocabulary,
 )
-from ..plush.render import framing, render
+from ..plush.render import near_squares, render
 from .data import IDENTITY, SCENE, Chunk, Pool, chunk_seed, draw_cases, parts_of, to_bytes, to_unit, truth
-from .framing import displaced
+from .framing import jittered
 from .helpers import Helper
 from .loop import Schedule, read_start, save_bf16
 from .parts import CHUNK, tile
@@ -176,7 +176,7 @@ class MllmPart:
         heads, the truth of each picture."""
         case = draw_cases(count, seed, held_out)
         toys, scenes = case.toys.to(self._device), case.references.to(self._device)
-        squares = displaced(framing(scenes), torch.Generator().manual_seed(seed))
+        squares = jittered(near_squares(scenes), torch.Generator().manual_seed(chunk_seed(11, seed, 0)))
         drawn = parts_of(render(toys, scenes, self._size), squares)
         told = {name: value.cpu() for name, value in truth(toys, scenes, drawn).items()}
         told["size"] = torch.full_like(told["size"], -1)  # how far away it was is not to be seen

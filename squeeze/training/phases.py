@@ -208,11 +208,11 @@ class PhasePart:
         toys = case.toys.to(self._device)
         drawn = [render(toys, scenes.to(self._device), self._size) for scenes in (case.references, case.targets)]
         reference, target = (to_unit((one.pixels * 255).round()) for one in drawn)
-        shown = torch.cat([self._mllm.framed(part) for part in reference.split(256)])
         parts = []
         for rows in torch.arange(count).split(64 if self._device == "cpu" else 256):
             prompts = [case.wishes[i].text for i in rows.tolist()]
-            read = self._mllm.encode_batch(shown[rows.to(self._device)], prompts)
+            shown = self._mllm.view_tensors(reference[rows.to(self._device)])
+            read = self._mllm.encode_batch(shown, prompts)
             pad = self._mllm.config.image_seq_length + LONGEST - read.hidden.shape[1]  # below 0 it crops
             parts.append({
                 "hidden": nn.functional.pad(read.hidden.bfloat16(), (0, 0, 0, 0, 0, pad)),

@@ -55,11 +55,12 @@ def train_plush(
     `compiled` fuses the blocks of the phases' models first: it takes minutes and a C++ compiler, and then a step takes
     two thirds of the time on a CPU; `singles` deepens the phases' transformer to so many single blocks; `critic` is
     a folder with a trained one, before which phases are trained; `variant` is what an ablation changes in phases that
-    start afresh. Under `torchrun` its processes train one model together, each on its own samples. Phases, probe and
-    critic take the frozen MLLM and VAE from `out`, or from the shipped weights where it has none yet; decoder, preview
-    map and vision tower go with the VAE or MLLM of `resume`, `out` or the shipped weights, the first that is there;
-    phase 2 starts from phase 1's aggregation and transformer in `resume`. Raises LoadError before anything is written
-    where `resume` or `critic` holds nothing whole or the device is of no use; see `fit` for what can end it early.
+    start afresh. Under `torchrun` its processes train one model together, each on its own samples. What phases,
+    probe and critic are trained beside comes from `out`, or from the shipped weights where it has none yet; decoder,
+    preview map and vision tower go with the VAE or MLLM of `resume`, `out` or the shipped weights, the first that is
+    there; phase 2 starts from phase 1's aggregation and transformer in `resume`. Raises LoadError before anything is
+    written where `resume` or `critic` holds nothing whole or the device is of no use; see `fit` for what can end it
+    early.
     """
     launched = dist.is_torchelastic_launched()
     if launched and device == "cuda":

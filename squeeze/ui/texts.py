@@ -98,7 +98,8 @@ This is the whole method at toy size. The model knows **one world, plush toys**,
 - **It can, so far,** put the toy into the right place, near or far, facing the right way, in its own colours and with
   the right hat. It is still learning: one pattern in thirteen, one pair of ears in eight and one tail in four is
   another toy's, outlines are soft, and a dark toy at night is hard to make out. The README has the figures.
-- **It reads a toy best** that its picture shows whole and near. A crop of one far away does not help yet.
+- **It looks for the toy itself:** off the middle or far away, two thirds as large as a near one, the language model
+  gets it as if it stood near. Crop a picture whose toy is smaller still.
 - **What a prompt leaves open,** it chooses by the seed, a hat too: write *without a hat*.
 - **It cannot** draw anything else. A photo of your cat gives the nearest toy. Words it never learned are named under
   the picture.
