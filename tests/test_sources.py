@@ -353,7 +353,7 @@ def test_a_revision_beside_a_folder_is_no_choice(files):
 def test_the_embedded_layout_needs_nothing_of_the_hub(folder):
     found = locate(tiny_profile(folder), {})
     assert {part.path for part in found.values()} == {
-        Path(folder) / name for name in ("mllm", "aggregation", "transformer", "vae")
+        Path(folder) / name for name in ("mllm", "framing", "aggregation", "transformer", "vae")
     }
 
 
