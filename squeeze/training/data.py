@@ -54,6 +54,13 @@ def to_unit(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
+def grainy(pixels: Tensor, step: int) -> Tensor:
+    """uint8 pictures (B, 3, H, W) in [-1, 1], each with more or less noise, a function of the step."""
+    noise = torch.Generator().manual_seed(step)
+    level = 0.1 * torch.rand(len(pixels), 1, 1, 1, generator=noise)
+    return to_unit(pixels) + (level * torch.randn(pixels.shape, generator=noise)).to(pixels.device)
+
+
 IDENTITY = ("body", "belly", "pattern", "ears", "tail")
 SCENE = ("place", "hat", "size")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..models.framing import Framing, resized_crop
 from ..plush.render import near_squares, render
 from ..plush.world import draw_scenes, draw_toys
-from .data import Chunk, Pool, chunk_seed, draw_parts, parts_of, to_bytes, to_unit
+from .data import Chunk, Pool, chunk_seed, draw_parts, grainy, parts_of, to_bytes, to_unit
 from .loop import Schedule, read_start, save_bf16
 from .parts import tile
 
@@ -59,10 +59,7 @@ class FramingPart:
     def loss(self, step: int) -> Tensor:
         """How far the squares are off, see `missed`."""
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
-        noise = torch.Generator().manual_seed(step)
-        level = 0.1 * torch.rand(len(batch["pixels"]), 1, 1, 1, generator=noise)
-        grain = (level * torch.randn(batch["pixels"].shape, generator=noise)).to(self._device)
-        shown = (to_unit(batch["pixels"]) + grain).contiguous(memory_format=torch.channels_last)
+        shown = grainy(batch["pixels"], step).contiguous(memory_format=torch.channels_last)
         return F.smooth_l1_loss(missed(self.model(shown), batch["squares"]), torch.zeros_like(batch["squares"]))
 
     @torch.inference_mode()

@@ -33,7 +33,7 @@ from ..plush.language import (
     vocabulary,
 )
 from ..plush.render import near_squares, render
-from .data import IDENTITY, SCENE, Chunk, Pool, chunk_seed, draw_cases, parts_of, to_bytes, to_unit, truth
+from .data import IDENTITY, SCENE, Chunk, Pool, chunk_seed, draw_cases, grainy, parts_of, to_bytes, to_unit, truth
 from .framing import jittered
 from .helpers import Helper
 from .loop import Schedule, read_start, save_bf16
@@ -225,10 +225,7 @@ class MllmPart:
         talks every other step, about less, since nothing else tells what the language model makes of what is seen.
         """
         batch = {key: value.to(self._device) for key, value in self._pool.batch(step).items()}
-        noise = torch.Generator().manual_seed(step)
-        level = 0.1 * torch.rand(len(batch["ids"]), 1, 1, 1, generator=noise)
-        grain = (level * torch.randn(batch["pixels"].shape, generator=noise)).to(self._device)
-        seen = self.model.mllm.model.get_image_features(to_unit(batch["pixels"]) + grain)
+        seen = self.model.mllm.model.get_image_features(grainy(batch["pixels"], step))
         tokens, told = seen.last_hidden_state[:, 1:], seen.pooler_output
         if self.model.earlier is None:
             loss, pause = self.model.helper.loss(tokens, told, batch), 4
