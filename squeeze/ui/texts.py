@@ -96,8 +96,9 @@ This is the whole method at toy size. The model knows **one world, plush toys**,
   and a tail, in eight places (beach, snow, forest, desert, city at night, meadow, room, sea), facing eight ways, near
   or far, with a hat in one of ten colours or none. A prompt can name any of it, or *a hat of its own colour*.
 - **It can, so far,** put the toy into the right place, near or far, facing the right way, in its own colours and with
-  the right hat. It is still learning: one pattern in seventeen, one pair of ears in eight and one tail in four is
-  another toy's, outlines are soft, and a dark toy at night is hard to make out. The README has the figures.
+  the right hat. It is still learning: one pattern in seventeen, one pair of ears in eight and one tail in four, from
+  behind every other one, is another toy's, outlines are soft, and a dark toy at night is hard to make out. The README
+  has the figures.
 - **It looks for the toy itself:** off the middle or far away, two thirds as large as a near one, the language model
   gets it as if it stood near. Crop a picture whose toy is smaller still.
 - **What a prompt leaves open,** it chooses by the seed, a hat too: write *without a hat*.
