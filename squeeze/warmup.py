@@ -9,8 +9,9 @@ from PIL import Image
 from .models.loading import Models
 from .pipeline import default_request, generate
 
-WAYS = (  # balances of the three stages and what CFG sees: each group alone, both, none, and then with weights below 1
-    ((0.0, 0.5, 1.0), "lean"), ((0.25, 0.5, 0.75), "full"),
+WAYS = (  # each group of tokens alone, both and none; then with weights below 1; then one token of text
+    {"balance": (0.0, 0.5, 1.0), "uncond": "lean"}, {"balance": (0.25, 0.5, 0.75), "uncond": "full"},
+    {"balance": (0.0, 0.5, 1.0), "late_text": "keep", "prompt": "a"},
 )  # fmt: skip
 
 
@@ -18,12 +19,10 @@ def warm_up(models: Models) -> Iterator[str]:
     """Draws pictures in which tokens come together in every way, for models that were loaded with `compiled`; says how
     far it is. Blocks are compiled for any number of tokens. Raises RequestError as `generate` does."""
     grey = Image.new("RGB", (256, 256), "grey")
-    for done, (balance, uncond) in enumerate(WAYS):
+    common = {"prompt": "a toy", "references": (grey,), "cfg": 2.0, "steps": 3, "stage_steps": (1, 1, 1)}
+    for done, way in enumerate(WAYS):
         yield f"Compiling: {done} of {len(WAYS)} done."
-        request = default_request(
-            models.profile, prompt="a toy", references=(grey,), balance=balance, uncond=uncond, cfg=2.0,
-            steps=3, stage_steps=(1, 1, 1),
-        )  # fmt: skip
+        request = default_request(models.profile, **common | way)
         for _ in generate(models, request):
             pass
     models.encodings.clear()

@@ -1,10 +1,12 @@
 """After the warm-up of compiled models no request has anything compiled, and each gives what it gives uncompiled."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from diffusers import ModelMixin
 from tiny import compile_by, make_request, on_cpu, random_picture, tiny_profile, write_longcat, write_models
 
 from squeeze.models import loading
@@ -15,7 +17,8 @@ REQUESTS = (
     {"balance": (0, 0.5, 1)}, {"balance": (1, 1, 1)}, {"balance": (0, 0, 0), "uncond": "full"}, {"cfg": 1.0},
     {"balance": (0.3, 0.9, 1)}, {"balance": (0.9, 0.1, 0.4), "uncond": "full"},
     {"balance": (0.6, 1, 0.7), "late_text": "keep"}, {"balance": (1, 1, 1), "late_text": "keep", "uncond": "full"},
-    {"height": 96, "width": 32}, {"height": 128, "width": 128, "balance": (0.4, 0.4, 0.4)}, {"prompt": "a"},
+    {"prompt": "a", "late_text": "keep"}, {"height": 96, "width": 32},
+    {"height": 128, "width": 128, "balance": (0.4, 0.4, 0.4)}, {"prompt": "a"},
     {"prompt": "a toy in the snow, " * 5, "references": (random_picture(1, 64, 64),), "balance": (0.2, 0.5, 0.8)},
     {"references": (random_picture(1, 20, 90), random_picture(2, 90, 20)), "balance": (0.2, 0.5, 0.8)},
 )  # fmt: skip
@@ -52,10 +55,33 @@ def drawn(models, asked):
     return np.asarray(last.image, dtype=int)
 
 
+def apart(work):
+    """Runs it in a thread of its own, as visitors' steps are; torch holds its compiler's settings by thread."""
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        threads.submit(work).result()
+
+
 def test_nothing_is_compiled_after_it(profile, compiled):
     said, plain = list(warm_up(compiled)), loading.load(profile)
     assert said[0].startswith("Compiling: 0 of ")
     assert said[-1] == "Compiled."
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for asked in REQUESTS:
-            assert abs(drawn(compiled, asked) - drawn(plain, asked)).max() <= 1, f"{asked}: another picture"
+
+    def visit():
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for asked in REQUESTS:
+                assert abs(drawn(compiled, asked) - drawn(plain, asked)).max() <= 1, f"{asked}: another picture"
+
+    apart(visit)
+
+
+def test_a_visitors_thread_compiles_by_the_same_settings(profile, monkeypatch):
+    """By its own, torch compiles eight forms of a block and draws what comes ninth uncompiled, without a word."""
+    monkeypatch.setattr(loading, "check_compiler", lambda place: None)
+    monkeypatch.setattr(ModelMixin, "compile_repeated_blocks", lambda self, **how: None)
+    models, seen = loading.load(profile, compiled=True), set()
+    block = models.dit.model.transformer_blocks[0]
+    block.register_forward_pre_hook(
+        lambda *_: seen.add((torch._dynamo.config.recompile_limit, torch.fx.experimental._config.use_duck_shape))
+    )
+    apart(lambda: drawn(models, {}))
+    assert seen == {(64, False)}

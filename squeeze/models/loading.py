@@ -202,11 +202,17 @@ def check_compiler(place: torch.device) -> None:
 
 def compile_blocks(transformer: ModelMixin) -> None:
     """Has torch compile a transformer's blocks at their first use, for any number of tokens."""
+    transformer.register_forward_pre_hook(_compiler_settings)
+    transformer.compile_repeated_blocks(dynamic=True)
+
+
+def _compiler_settings(*_: object) -> None:
+    """Sets what torch compiles blocks by; before each forward, since it holds such settings by thread, and the steps of
+    one run come from several."""
     # A block with and without text, references and weights makes eight graphs, as many as torch allows before it
     # leaves what is new uncompiled; and that two numbers of tokens are equal is chance, not one more.
     torch._dynamo.config.recompile_limit = 64
     torch.fx.experimental._config.use_duck_shape = False
-    transformer.compile_repeated_blocks(dynamic=True)
 
 
 def _fits(models: Models) -> None:
