@@ -186,6 +186,29 @@ def test_the_kernel_is_one_that_gives_the_right_log_sum_exp(monkeypatch):
     kernels.lse_kernel.cache_clear()
 
 
+def test_a_card_that_is_full_for_a_moment_does_not_choose_the_kernel(monkeypatch):
+    """The plain formula would stay until the server starts anew, and needs gigabytes where a kernel needs none."""
+
+    def full(*qkv):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *args: self)
+    monkeypatch.setattr(kernels, "_flash", full)
+    kernels.lse_kernel.cache_clear()
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels.lse_kernel(torch.device("meta"), torch.float32, 8)
+    monkeypatch.setattr(kernels, "_flash", kernels._on_cpu)
+    assert kernels.lse_kernel(torch.device("meta"), torch.float32, 8) is kernels._on_cpu
+    kernels.lse_kernel.cache_clear()
+    model = make_transformer()
+    install(model)
+    mixes = iter((lambda q, k, v: q, full))  # torch's own first, then the backend that is tried
+    monkeypatch.setattr(kernels, "_candidates", lambda device: ["_native_math"])
+    monkeypatch.setattr(kernels, "dispatch_attention_fn", lambda *qkv: next(mixes)(*qkv))
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels.pick_backend(model, torch.device("cpu"))
+
+
 # --- inside the transformers ----------------------------------------------------------------------------------------
 
 MODELS = {"flux": make_transformer, "longcat": make_longcat}

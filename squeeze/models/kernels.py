@@ -12,6 +12,8 @@ from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_a
 from huggingface_hub.constants import HF_HUB_CACHE
 from torch import Tensor, nn
 
+from .failures import trouble
+
 # q (B, H, S, D), k and v (B, H, L, D) to the mixed values (B, H, S, D) and the log-sum-exp of the logits (B, H, S)
 Kernel = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -54,7 +56,9 @@ def lse_kernel(device: torch.device, dtype: torch.dtype, width: int) -> Kernel:
         try:
             found = kernel(q, k, v)
             near = [(a.float() - b).abs().max().item() < 0.05 for a, b in zip(found, expected, strict=True)]
-        except (RuntimeError, NotImplementedError):
+        except (RuntimeError, NotImplementedError) as error:
+            if trouble(error) == "memory":  # which is of this moment; the choice is for as long as the server runs
+                raise
             continue
         if all(near):
             return kernel
@@ -74,7 +78,9 @@ def pick_backend(model: nn.Module, device: torch.device) -> str:
         try:
             with attention_backend(name):
                 apart = (dispatch_attention_fn(q, k, v) - expected).abs().max().item()
-        except Exception:  # packages, kernels and drivers fail in ways of their own; native always works
+        except Exception as error:  # packages, kernels and drivers fail in ways of their own; native always works
+            if trouble(error) == "memory":
+                raise
             continue
         if not apart < 0.05:
             continue
