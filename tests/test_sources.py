@@ -163,8 +163,12 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(
-    "broken", [httpx2.ReadTimeout("timed out"), RuntimeError("Xet says no"), OSError(28, "No space")]
-)
+    "broken",
+    [
+        httpx2.ReadTimeout("timed out"), RuntimeError("Xet says no"), OSError(28, "No space"),
+        json.JSONDecodeError("Expecting value", "<html>", 0),
+    ],
+)  # fmt: skip
 def test_a_download_that_breaks_off(monkeypatch, broken):
     def hub(**how):
         raise LocalEntryNotFoundError("not here") if how.get("local_files_only") else broken

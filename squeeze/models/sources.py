@@ -246,7 +246,8 @@ def _fetched(repo: str, sources: Mapping[str, Source]) -> Path:
         pass  # not here, or not whole: ask the hub
     try:
         return Path(snapshot_download(**options))
-    except (httpx2.HTTPError, OSError, RuntimeError) as error:  # RuntimeError is what Xet's storage raises
+    except (httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
+        # RuntimeError is what Xet's storage raises, ValueError an answer that is no JSON: some login page's
         raise LoadError(_why(error, repo, revision)) from error
 
 
