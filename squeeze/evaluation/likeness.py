@@ -29,24 +29,30 @@ def likeness(
     probe: Probe, pictures: Sequence[Image.Image], size: int, groups: Sequence[Hashable] | None = None
 ) -> dict[str, Any]:
     """`renders_distance`, the kernel distance of pictures to 1,000 held-out renders of `size` pixels a side, times
-    1,000: 0 where they are drawn alike, None of a single picture; and its 95 % interval, None of less than four groups.
-    `groups` names what each picture belongs to, each a group of its own where it is None.
+    1,000: 0 where they are drawn alike, None of a single group; and its 95 % interval, None of less than four groups.
+    `groups` names what each picture belongs to, each a group of its own where it is None: pictures of one group, as
+    several trainings draw of one case, are alike because of it, and are not held against each other.
 
     The interval's half-samples without replacement vary as the whole does (the delete-half jackknife): in a bootstrap
     a picture would meet itself."""
-    if len(pictures) < 2:
-        return {"renders_distance": None, "renders_distance_interval": None}
-    drawn = torch.cat([features(probe, to_tensor(picture)) for picture in pictures])
-    true = _renders(probe, size)
-    within, between, other = _kernel(drawn, drawn), _kernel(drawn, true).mean(1), _mean_apart(_kernel(true, true))
-
-    def distance(rows: Tensor) -> float:
-        return 1000 * float(_mean_apart(within[rows][:, rows]) + other - 2 * between[rows].mean())
-
     members: dict[Hashable, list[int]] = {}
     for row, name in enumerate(range(len(pictures)) if groups is None else groups):
         members.setdefault(name, []).append(row)
     each, generator = list(members.values()), torch.Generator().manual_seed(0)
+    if len(each) < 2:
+        return {"renders_distance": None, "renders_distance_interval": None}
+    drawn = torch.cat([features(probe, to_tensor(picture)) for picture in pictures])
+    true = _renders(probe, size)
+    within, between, other = _kernel(drawn, drawn), _kernel(drawn, true).mean(1), _mean_apart(_kernel(true, true))
+    apart = torch.ones_like(within)
+    for rows in each:
+        apart[torch.tensor(rows)[:, None], torch.tensor(rows)] = 0
+    within *= apart
+
+    def distance(rows: Tensor) -> float:
+        pairs = within[rows][:, rows].sum() / apart[rows][:, rows].sum()
+        return 1000 * float(pairs + other - 2 * between[rows].mean())
+
     between_halves = None
     if len(each) >= 4:
         halves = [torch.randperm(len(each), generator=generator)[: len(each) // 2].tolist() for _ in range(HALVES)]
