@@ -43,7 +43,7 @@ def test_every_weight_is_the_mean_and_the_record_tells_of_what(trainings: tuple[
     assert told["revision"] == revision(tmp_path / "mean") == load(tiny_profile(tmp_path / "mean")).revision
 
 
-@pytest.mark.parametrize("how", ["alone", "none", "rubbish", "built otherwise", "record"])
+@pytest.mark.parametrize("how", ["alone", "none", "rubbish", "built otherwise", "reads otherwise", "record"])
 def test_what_has_no_mean(trainings: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str):
     one, other = trainings
     if how == "none":
@@ -52,6 +52,10 @@ def test_what_has_no_mean(trainings: tuple[Path, Path], tmp_path: Path, capsys: 
         (other / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"rubbish")
     if how == "built otherwise":
         make_aggregation("single_lap").save_pretrained(other / "aggregation")
+    if how == "reads otherwise":
+        config = other / "aggregation" / "config.json"
+        told = json.loads(config.read_text())
+        config.write_text(json.dumps(told | {"read": [*range(told["layers"])][::-1]}))
     if how == "record":
         (one / "training.json").write_text("[]")
     folders = [one] if how == "alone" else [one, other]
@@ -63,6 +67,7 @@ def test_what_has_no_mean(trainings: tuple[Path, Path], tmp_path: Path, capsys: 
         "rubbish": f"The weights in {other / 'transformer'} are damaged or incomplete",
         "record": f"{one / 'training.json'} is damaged.",
         "built otherwise": f"The model in {other / 'aggregation'} is not built as the one in {one / 'aggregation'}.",
+        "reads otherwise": f"The model in {other / 'aggregation'} is not built as the one in {one / 'aggregation'}.",
     }[how] in said
     assert said.count("\n") == 1
     assert not (tmp_path / "mean").exists()

@@ -53,9 +53,17 @@ def _mean(folders: Sequence[Path], kind: Any) -> Any:
     read = partial(read_model, kind, dtype="float32")
     models = [read_part(Located(path=path, origin=str(path), restore=OTHERS), read) for path in folders]
     states = [model.state_dict() for model in models]
-    shapes = [{key: value.shape for key, value in state.items()} for state in states]
-    for path, shape in zip(folders, shapes, strict=True):
-        if shape != shapes[0]:
+    builds = [
+        ({key: value.shape for key, value in state.items()}, _config(model))
+        for state, model in zip(states, models, strict=True)
+    ]
+    for path, built in zip(folders, builds, strict=True):
+        if built != builds[0]:
             raise LoadError(f"The model in {path} is not built as the one in {folders[0]}. {OTHERS}")
     models[0].load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
     return models[0]
+
+
+def _config(model: Any) -> dict[str, Any]:
+    """What a model was built by: layers that are read, say, which no weight's shape tells."""
+    return {key: value for key, value in model.config.items() if not key.startswith("_")}

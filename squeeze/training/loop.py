@@ -201,6 +201,7 @@ def fit(
     began = saved = time.monotonic()
     mean: float | None = None
     step, elapsed = first, 0.0
+    held: tuple[int, list[tuple[Tensor, Tensor]]] = (first, [])  # buffers, which a forward changes, as they were before
     model.train()
 
     def write() -> None:
@@ -222,6 +223,7 @@ def fit(
                 break
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(schedule, step, fraction)
+            held = (step, [(buffer, buffer.clone()) for buffer in model.buffers()])
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16_pays(device)):
                 loss = part.loss(step)
             loss.backward()
@@ -244,6 +246,9 @@ def fit(
                 write()
                 saved = time.monotonic()
     finally:
+        if step == held[0]:  # a step that was not done
+            for buffer, before in held[1]:
+                buffer.copy_(before)
         if rank == 0 and step > 0:  # also where nothing was left to do: a kill may have come between the two writes
             write()
 

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..files import whole
+from ..files import copy_folder, whole
 from ..models.parts import read_map
 from ..models.sources import PREVIEW, read_part
 from ..models.vae import PreviewMap, Vae
@@ -46,6 +46,7 @@ class PreviewPart:
         rate: float | None = None,
     ) -> None:
         torch.manual_seed(seed)
+        self._beside = start / "vae"
         self.schedule = Schedule(batch=batch or 32, rate=rate or 2e-3, decay=0.0)
         vae = read_start(AutoencoderKL, start / "vae")
         fitted = read_part(start_of(start / "vae"), read_map)
@@ -79,8 +80,8 @@ class PreviewPart:
         return tile(torch.cat([to_unit(drawn["decoded"]), model(drawn["latents"])]), 16)
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes `vae/preview.safetensors`."""
-        (folder / "vae").mkdir(exist_ok=True)
+        """Writes `vae/preview.safetensors`, beside the VAE it was trained with."""
+        copy_folder(self._beside, folder / "vae")
         with whole(folder / "vae" / PREVIEW, f"go on with --resume {folder}") as new:
             save_file({name: value.contiguous() for name, value in model.state_dict().items()}, new)
 
