@@ -5,7 +5,6 @@ import urllib.request
 from dataclasses import replace
 
 from browsing import (
-    answered,
     ask,
     cells,
     chips,
@@ -101,8 +100,8 @@ def test_the_film_grows_with_the_run_and_what_is_pointed_at_stays(page):
     steps = page.locator(".timeline .steps i.on").count()
     filled(page, steps + 5)
     assert page.get_attribute("#view img", "src") == src, "the live preview took its place"
-    with answered(page, "pick"):
-        page.evaluate("document.querySelectorAll('.frame')[1].click()")  # the film scrolls on under a mouse
+    page.evaluate("document.querySelectorAll('.frame')[1].click()")  # the film scrolls on under a mouse
+    assert frames.nth(1).get_attribute("aria-pressed") == "false", "it looks chosen, and cannot be branched from"
     assert page.is_disabled("#branch")
     assert page.get_attribute(".status", "data-state") == "busy", "the page no longer says how far the run is"
     page.mouse.move(2, 2)

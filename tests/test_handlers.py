@@ -13,7 +13,7 @@ from tiny import random_picture
 
 from squeeze.events import Finished
 from squeeze.images import content_hash, open_picture
-from squeeze.ui import recipes
+from squeeze.ui import recipes, texts, views
 from squeeze.ui.handlers import Going, Handlers
 from squeeze.ui.show import closing
 from squeeze.ui.visits import Run
@@ -58,6 +58,24 @@ def test_stop_takes_no_finished_picture_back(handlers, form):
         going.stopped = handlers.visits.newest("ann").picture is not None
     assert 'data-state="done"' in last["status"]
     assert going.finished
+
+
+def test_the_first_picture_of_a_visit_leaves_no_comparison_of_others(handlers, form):
+    """A browser that lost its connection for a moment comes back as another visit, its page as it was."""
+    run(handlers, form())
+    shown = run(handlers, form(seed=8))
+    assert all(shown["compare"]["value"])
+    handlers.visits.leave("ann")
+    assert run(handlers, form(seed=9))["compare"]["value"] is None
+
+
+def test_unknown_words_are_named_as_far_as_there_is_room():
+    few = views.status("", "done", ["robot", "cyberpunk"])
+    assert texts.UNKNOWN.format(words="robot, cyberpunk") in few
+    many = views.status("", "done", [f"word{number}" for number in range(200)])
+    assert "word4, and 195 more" in many
+    assert "word5" not in many
+    assert len(views.status("", "done", ["x" * 2000])) < 300
 
 
 @pytest.mark.parametrize("step", range(1, 7))

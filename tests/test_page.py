@@ -173,6 +173,28 @@ RIGHT = {
 }
 
 
+def test_a_picture_dropped_onto_another_takes_its_place_and_beside_the_boxes_it_does_nothing(idle, tmp_path):
+    (tmp_path / "first.png").write_bytes(saved(noise(), "PNG"))
+    (tmp_path / "second.png").write_bytes(transparent())
+    browser = idle.context.new_cdp_session(idle)  # a visitor's own hand: what a page makes up keeps its files longer
+
+    def drop(where, name):
+        at = idle.locator(where).first.bounding_box()
+        middle = {"x": at["x"] + at["width"] / 2, "y": at["y"] + at["height"] / 2}
+        data = {"items": [], "files": [str(tmp_path / name)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            browser.send("Input.dispatchDragEvent", {"type": kind, "data": data, **middle})
+
+    drop("#reference", "first.png")
+    idle.wait_for_selector("#looked .check")
+    pages = len(idle.context.pages)
+    drop("#prompt textarea", "second.png")
+    drop("#reference", "second.png")
+    idle.wait_for_selector("#looked:has-text('transparent')")
+    assert idle.locator("#reference img").count() == 1
+    assert (len(idle.context.pages), idle.input_value("#prompt textarea")) == (pages, ""), "the browser took the file"
+
+
 def test_unusual_pictures_work(page, tmp_path):
     page.fill("#prompt textarea", "in the snow")
     set_steps(page, 1)

@@ -59,6 +59,7 @@ element.addEventListener('focusout', () => show(chosen()));
 element.addEventListener('click', (event) => {
     const frame = event.target.closest('.frame');
     if (!frame || event.detail > 1) return; // the second click of a double one takes nothing back
+    if (document.querySelector('.status[data-state=busy]')) return walk(frame); // nothing branches off while a run goes
     const again = frame === chosen();
     const held = again || 'end' in frame.dataset ? null : frame;
     for (const other of frames()) other.setAttribute('aria-pressed', String(other === held));

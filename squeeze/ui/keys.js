@@ -1,7 +1,7 @@
 // Ctrl+Enter (Cmd+Enter) generates from anywhere, Escape stops; the buttons' titles say so. And what gradio leaves to
 // the mouse: the border of the comparison moves by keys, so does a choice of several, and folding parts say whether they
-// are open. And where the preview stands below Generate and is cut off, as on a phone, the page scrolls when a run
-// starts, so that both show.
+// are open. And files dropped: into a box that is full, too, and beside the boxes without leaving the page. And where the
+// preview stands below Generate and is cut off, as on a phone, the page scrolls when a run starts, so that both show.
 () => {
     const keys = {generate: ['Ctrl+Enter or ⌘+Enter', 'Control+Enter Meta+Enter'], stop: ['Esc', 'Escape']};
     const button = (name) => document.getElementById(name);
@@ -31,6 +31,23 @@
         if (event.key === 'Enter' && held) press(event, 'generate');
         if (event.key === 'Escape' && !held && !button('stop').disabled) press(event, 'stop');
     }, true); // before the parts of the page see the key
+
+    const takes = (event) => event.target.closest?.('.reference, #recipe-file');
+    const carries = (event) => event.isTrusted && event.dataTransfer?.types.includes('Files');
+    document.addEventListener('dragover', (event) => {
+        if (!carries(event) || takes(event)) return;
+        event.preventDefault(); // the browser would open the file
+        event.dataTransfer.dropEffect = 'none';
+    });
+    document.addEventListener('drop', (event) => {
+        if (!carries(event) || !takes(event)) return;
+        event.preventDefault();
+        event.stopPropagation();
+        const kept = new DataTransfer(); // a full box is emptied first, and meanwhile the browser forgets the files
+        for (const file of event.dataTransfer.files) kept.items.add(file);
+        const again = new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: kept});
+        event.target.dispatchEvent(again);
+    }, true);
 
     const steps = {
         ArrowRight: 0.02, ArrowUp: 0.02, PageUp: 0.1, End: 1, ArrowLeft: -0.02, ArrowDown: -0.02, PageDown: -0.1, Home: -1,

@@ -151,7 +151,7 @@ def show(events: Iterator[Event], run: Run, visits: Visits, visitor: Visitor, pa
                 parts.status: closing(event, run, unknown),
                 parts.download: gr.Button(interactive=True),
                 parts.film: film(run),
-                parts.compare: gr.skip() if before is None or again else gr.update(value=(before, event.image)),
+                parts.compare: gr.skip() if again else gr.update(value=before and (before, event.image)),
                 parts.recipe: event.recipe,
                 **recipes.forms(event.recipe, visitor.page, parts.forms),
             }

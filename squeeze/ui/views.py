@@ -16,6 +16,7 @@ from PIL import Image
 
 from . import texts
 
+NAMED, LONGEST = 5, 20  # unknown words, and letters of each, that the status line names
 PREVIEW_SIDE = 512  # pixels; larger previews are shrunk on their way to the page, smaller ones the browser enlarges
 
 BEAR = """<svg viewBox="0 0 120 132" aria-hidden="true"><g class="felt"><circle cx="33" cy="25" r="14"/>
@@ -80,13 +81,20 @@ def status(line: str, state: str, unknown: Sequence[str] = (), offer: str | None
     """The status line, after it a button that sets the preset `offer`, under it the prompt's unknown words. `state` is
     idle, busy, done, stopped or failed."""
     role = ' role="alert"' if state == "failed" else ' aria-live="off"' if state == "busy" else ' role="status"'
-    words = texts.UNKNOWN.format(words=", ".join(unknown)) if unknown else ""
+    words = _named(unknown) if unknown else ""
     said = texts.OFFER.format(preset=offer)
     button = f' <button type="button" class="offer" data-preset="{offer}">{said}</button>' if offer else ""
     return (
         f'<div class="status" data-state="{state}"><p class="line"{role}>{escape(line, quote=False)}{button}</p>'
         f'<p class="unknown">{escape(words, quote=False)}</p></div>'
     )
+
+
+def _named(unknown: Sequence[str]) -> str:
+    """Some unknown words and how many more there are, in no more room than the page has for them."""
+    few = [word if len(word) <= LONGEST else f"{word[:LONGEST]}…" for word in unknown[:NAMED]]
+    more = [texts.MORE.format(number=len(unknown) - NAMED)] if len(unknown) > NAMED else []
+    return texts.UNKNOWN.format(words=", ".join([*few, *more]))
 
 
 def examples(paths: Sequence[Path]) -> str:
