@@ -27,14 +27,14 @@ def mean_interval(
     judge it. Groups are drawn whole, see `interval`, each rate is taken over what it judges, then the rates' mean."""
     if not rows:
         return None
-    places, count = _places(range(len(rows)) if groups is None else groups)
+    places, count = numbered(range(len(rows)) if groups is None else groups)
     sums, counts = torch.zeros(2, count, len(rows[0]), dtype=torch.float64)
     sums.index_add_(0, places, torch.tensor([[float(v or 0) for v in row] for row in rows], dtype=torch.float64))
     counts.index_add_(0, places, torch.tensor([[v is not None for v in row] for row in rows], dtype=torch.float64))
     return _quantiles(sums, counts)
 
 
-def _places(groups: Sequence[Hashable]) -> tuple[Tensor, int]:
+def numbered(groups: Sequence[Hashable]) -> tuple[Tensor, int]:
     """The number of each value's group, in the order in which they come, and how many there are."""
     index = {name: number for number, name in enumerate(dict.fromkeys(groups))}
     return torch.tensor([index[name] for name in groups], dtype=torch.int64), len(index)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..images import to_tensor
 from ..plush.probe import Probe, at_size
 from ..training.data import draw_labelled, to_unit
+from .intervals import numbered
 from .plush import CASES_SEED
 
 RENDERS = 1000
@@ -35,28 +36,21 @@ def likeness(
 
     The interval's half-samples without replacement vary as the whole does (the delete-half jackknife): in a bootstrap
     a picture would meet itself."""
-    members: dict[Hashable, list[int]] = {}
-    for row, name in enumerate(range(len(pictures)) if groups is None else groups):
-        members.setdefault(name, []).append(row)
-    each, generator = list(members.values()), torch.Generator().manual_seed(0)
-    if len(each) < 2:
+    group, count = numbered(range(len(pictures)) if groups is None else groups)
+    if count < 2:
         return {"renders_distance": None, "renders_distance_interval": None}
     drawn = torch.cat([features(probe, to_tensor(picture)) for picture in pictures])
     true = _renders(probe, size)
-    within, between, other = _kernel(drawn, drawn), _kernel(drawn, true).mean(1), _mean_apart(_kernel(true, true))
-    apart = torch.ones_like(within)
-    for rows in each:
-        apart[torch.tensor(rows)[:, None], torch.tensor(rows)] = 0
-    within *= apart
+    within, between = _kernel(drawn, drawn), _kernel(drawn, true).mean(1)
+    other = _mean_apart(_kernel(true, true), torch.arange(len(true)))
 
     def distance(rows: Tensor) -> float:
-        pairs = within[rows][:, rows].sum() / apart[rows][:, rows].sum()
-        return 1000 * float(pairs + other - 2 * between[rows].mean())
+        return 1000 * float(_mean_apart(within[rows][:, rows], group[rows]) + other - 2 * between[rows].mean())
 
-    between_halves = None
-    if len(each) >= 4:
-        halves = [torch.randperm(len(each), generator=generator)[: len(each) // 2].tolist() for _ in range(HALVES)]
-        found = torch.tensor([distance(torch.tensor([row for one in half for row in each[one]])) for half in halves])
+    between_halves, generator = None, torch.Generator().manual_seed(0)
+    if count >= 4:
+        halves = [torch.randperm(count, generator=generator)[: count // 2] for _ in range(HALVES)]
+        found = torch.tensor([distance(torch.isin(group, half).nonzero().flatten()) for half in halves])
         between_halves = [round(float(found.quantile(q)), 1) for q in (0.025, 0.975)]
     whole = round(distance(torch.arange(len(pictures))), 1)
     return {"renders_distance": whole, "renders_distance_interval": between_halves}
@@ -80,6 +74,7 @@ def _kernel(one: Tensor, other: Tensor) -> Tensor:
     return (one @ other.T / one.shape[1] + 1) ** 3
 
 
-def _mean_apart(kernel: Tensor) -> Tensor:
-    """The mean of a square kernel without its diagonal."""
-    return (kernel.sum() - kernel.diagonal().sum()) / (len(kernel) * (len(kernel) - 1))
+def _mean_apart(kernel: Tensor, group: Tensor) -> Tensor:
+    """The mean of a square kernel over pairs of different groups; `group` holds the number of each row's."""
+    apart = group[:, None] != group
+    return (kernel * apart).sum() / apart.sum()

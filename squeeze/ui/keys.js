@@ -1,7 +1,7 @@
 // Ctrl+Enter (Cmd+Enter) generates from anywhere, Escape stops; the buttons' titles say so. And what gradio leaves to
 // the mouse: the border of the comparison moves by keys, so does a choice of several, and folding parts say whether they
-// are open. And files dropped: into a box that is full, too, and beside the boxes without leaving the page. And where the
-// preview stands below Generate and is cut off, as on a phone, the page scrolls when a run starts, so that both show.
+// are open. And files dropped: into a box that is full, too, and beside the boxes without leaving the page. And where
+// the preview stands below Generate and is cut off, as on a phone, the page scrolls when a run starts, so that both show.
 () => {
     const keys = {generate: ['Ctrl+Enter or ⌘+Enter', 'Control+Enter Meta+Enter'], stop: ['Esc', 'Escape']};
     const button = (name) => document.getElementById(name);
