@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
-from browsing import drawn, pick, reload, set_steps, shown_recipe, tab
+from browsing import drawn, pick, reload, remove, set_steps, shown_recipe, tab
 from pictures import data, good, pixels, see_through
 from tiny import random_picture
 
@@ -121,6 +121,8 @@ def test_a_crop_by_keys_is_what_the_models_get_and_what_the_recipe_asks_for(page
     page.wait_for_selector(".status .line:has-text('The recipe is back')")
     assert drawn(page) == source
     reload(page)
+    page.wait_for_selector("#looked .check")  # the part is back
+    remove(page)
     tab(page, "Recipe")
     page.wait_for_selector(drop, state="attached")
     page.set_input_files(drop, tmp_path / "made.png")  # this one has not

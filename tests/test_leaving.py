@@ -25,9 +25,11 @@ def heard(monkeypatch):
         first(self, *arguments)
         made.append(self)
 
-    def forget(self, session):
-        leave(self, session)
-        left.set()
+    def forget(self, session, unused=0):
+        more = leave(self, session, unused)
+        if not more:
+            left.set()
+        return more
 
     monkeypatch.setattr(Visits, "__init__", init)
     monkeypatch.setattr(Visits, "leave", forget)
@@ -125,7 +127,8 @@ def test_a_visit_does_not_grow_with_every_picture(models, browser, monkeypatch, 
         blocks.close()
 
 
-def test_a_closed_tab_forgets_the_visit(models, browser, heard, tmp_path):
+def test_a_closed_tab_forgets_the_visit(models, browser, heard, monkeypatch, tmp_path):
+    monkeypatch.setattr("squeeze.ui.page.AWAY", 0.5)
     (made, left), blocks = heard, build(models)
     address = launch(blocks, "127.0.0.1", free_port())
     try:

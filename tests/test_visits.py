@@ -158,6 +158,24 @@ def test_who_leaves_is_forgotten_even_in_the_middle_of_a_run(begin):
     visits.leave("nobody")
 
 
+def test_who_was_here_lately_is_kept_for_a_while(begin, monkeypatch):
+    """A connection that was lost for a moment: the page may go on."""
+    now = 100.0
+    monkeypatch.setattr("squeeze.ui.visits.time.monotonic", lambda: now)
+    visits = Visits()
+    begin(visits, "ann")
+    now = 130.0
+    assert visits.leave("ann", 40) == 10
+    run = begin(visits, "ann", 1)
+    now = 140.0
+    assert visits.leave("ann", 40) == 30
+    assert visits.newest("ann") is run
+    now = 170.0
+    assert visits.leave("ann", 40) == 0
+    assert visits.newest("ann") is None
+    assert visits.leave("nobody", 40) == 0
+
+
 def test_many_threads(begin):
     visits = Visits(per_visitor=200_000, in_all=1_000_000)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from functools import partial
@@ -31,10 +32,12 @@ from .show import Parts
 from .subjects import Subject
 from .theme import theme
 from .timeline import timeline
+from .visits import Visits
 
 HERE = Path(__file__).parent
 EXAMPLES = ASSETS / "examples"
 HISTORY_KEY = "squeeze-history"
+AWAY = 900.0  # seconds until a visit whose page is not heard of is forgotten
 SESSIONS = 1000  # visits that gradio remembers, the latest ones, with some 200 kB for each; its own bound is 10,000
 
 PICK = """element.addEventListener('click', (click) => {
@@ -97,11 +100,22 @@ def build(models: Models) -> gr.Blocks:
         saving(parts, source["save"])
         endpoints(handlers)
 
-        def leave(request: gr.Request) -> None:
-            handlers.visits.leave(str(request.session_hash))
+        async def leave(request: gr.Request) -> None:
+            """The page has not been heard of: its tab is closed, or its device sleeps and will come back."""
+            forget(handlers.visits, str(request.session_hash), asyncio.get_running_loop(), AWAY)
 
         page.unload(leave)
     return page.queue()  # which gives every run to the line at the device at once, see line.py
+
+
+def forget(visits: Visits, session: str, loop: asyncio.AbstractEventLoop, left: float) -> None:
+    """Forgets a visit in `left` seconds, or once it has not changed for AWAY."""
+
+    def look() -> None:
+        if more := visits.leave(session, AWAY):
+            forget(visits, session, loop, more)
+
+    loop.call_later(left, look)
 
 
 def launch(page: gr.Blocks, host: str, port: int, *, mcp: bool = False) -> str:

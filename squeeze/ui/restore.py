@@ -16,6 +16,7 @@ from ..request import RequestError
 from . import recipes, texts, views
 from .film import history
 from .handlers import Going, Handlers
+from .reloads import reloads
 from .sent import path_of
 from .show import Parts, Shown, Visitor, controls
 from .subjects import Subject, back
@@ -97,4 +98,5 @@ def memory(
     source["history"].told(told, inputs=past, outputs=[past, source["history"]], **LIGHT)
     past.change(fn=None, js=TELL, inputs=past)
     source["clear"].click(lambda: ([], history([], {})), outputs=[past, source["history"]], **LIGHT)
-    page.load(opened, inputs=past, outputs=[*restores, source["history"]], **QUEUED)
+    read = page.load(opened, inputs=past, outputs=[*restores, source["history"]], **QUEUED)
+    reloads(read, handlers, parts, subjects)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 
@@ -49,13 +50,14 @@ class Run:
 
 class Visit:
     """One visitor's runs and references, by id and by content hash, the oldest first; thumbnails by the hash of their
-    picture; the latest finished `picture`."""
+    picture; the latest finished `picture`; when it last changed."""
 
     def __init__(self) -> None:
         self.runs: OrderedDict[str, Run] = OrderedDict()
         self.references: OrderedDict[str, Image.Image] = OrderedDict()
         self.thumbnails: OrderedDict[str, str] = OrderedDict()
         self.picture: Image.Image | None = None
+        self.changed = time.monotonic()
 
     @property
     def size(self) -> int:
@@ -155,13 +157,18 @@ class Visits:
             visit = self._visits.get(session)
             return dict(visit.thumbnails) if visit else {}
 
-    def leave(self, session: str) -> None:
-        """Forgets a visitor."""
+    def leave(self, session: str, unused: float = 0) -> float:
+        """Forgets a visitor whose visit has not changed for `unused` seconds; gives how many of them are left."""
         with self._lock:
-            self._visits.pop(session, None)
+            visit = self._visits.get(session)
+            left = unused - (time.monotonic() - visit.changed) if visit else 0
+            if left <= 0:
+                self._visits.pop(session, None)
+            return max(0, left)
 
     def _bound(self, session: str, visit: Visit) -> None:
         """After a change of a visit, with the lock held."""
+        visit.changed = time.monotonic()
         self._visits.move_to_end(session)
         visit.shrink(self._per_visitor)
         while len(self._visits) > 1 and sum(one.size for one in self._visits.values()) > self._in_all:
