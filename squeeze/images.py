@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from .request import RequestError
@@ -25,14 +25,15 @@ MAX_BYTES = 50_000_000
 KEPT_SIDE = 2048  # the long side that later steps see at most
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # others, EPS above all, run foreign programs
 DECODING = threading.BoundedSemaphore(2)  # pictures at once: one of MAX_PIXELS takes more than a gigabyte meanwhile
+PngImagePlugin.MAX_TEXT_CHUNK = 4 * 2**20  # bytes; with the megabyte of Pillow's own a large colour profile is refused
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, struct.error)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
     """An upload, cleaned. `picture` is RGB: first frame, turned upright, transparency on white, at most KEPT_SIDE
-    pixels on the long side. `alpha` is its opacity at the same size (mode L, 255 opaque), None where nothing was
-    transparent. `animated`: the file has more frames than the one taken."""
+    pixels on the long side, in sRGB whatever colour profile the file has. `alpha` is its opacity at the same size (mode
+    L, 255 opaque), None where nothing was transparent. `animated`: the file has more frames than the one taken."""
 
     picture: Image.Image
     alpha: Image.Image | None
@@ -99,13 +100,41 @@ def _cleaned(opened: Image.Image, name: str) -> Upload:
         alpha = picture.getchannel("A")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
-    picture = picture.convert("RGB")
+    colours = _colours(opened.info.get("icc_profile"), picture.mode)
+    if colours is None or picture.mode != "CMYK":  # which the profile alone turns into the right RGB
+        picture = picture.convert("RGB")
     picture.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
     clean = Image.new("RGB", picture.size)  # without metadata
-    clean.paste(picture)
+    clean.paste(_in_srgb(picture, colours))
     if alpha is not None:
         alpha = None if alpha.getextrema()[0] == 255 else alpha.resize(clean.size, Image.Resampling.BOX)
     return Upload(picture=clean, alpha=alpha, animated=_has_more_frames(opened))
+
+
+def _colours(profile: bytes | None, mode: str) -> ImageCms.ImageCmsProfile | None:
+    """What a file's colour profile makes of its numbers; None where they are sRGB's, or the profile is damaged or
+    another mode's."""
+    if not profile:
+        return None
+    try:
+        colours = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(colours).lower():
+            return None
+        return colours if colours.profile.xcolor_space.strip() == ("CMYK" if mode == "CMYK" else "RGB") else None
+    except (ImageCms.PyCMSError, *DAMAGED):
+        return None
+
+
+def _in_srgb(picture: Image.Image, colours: ImageCms.ImageCmsProfile | None) -> Image.Image:
+    """An RGB or CMYK picture with the numbers that sRGB has for its colours. A phone's are those of Display P3, and an
+    artist's often Adobe RGB's: taken for sRGB they would be dull."""
+    if colours is None:
+        return picture
+    try:
+        transform = ImageCms.buildTransform(colours, ImageCms.createProfile("sRGB"), picture.mode, "RGB")
+        return ImageCms.applyTransform(picture, transform)
+    except ImageCms.PyCMSError:  # it looked sound
+        return picture.convert("RGB")
 
 
 def _has_more_frames(opened: Image.Image) -> bool:

@@ -2,6 +2,7 @@
 
 import io
 import random
+import struct
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -46,3 +47,42 @@ def see_through(clear, hidden=(200, 30, 30)):
     width = round(clear * picture.width)
     picture.paste((*hidden, 0), (0, 0, width, picture.height))
     return picture
+
+
+def profile(space, tags):
+    """An ICC profile (version 2) of a colour space with four letters, from the content of its tags."""
+    table, body, at = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, content in tags.items():
+        content += bytes(-len(content) % 4)
+        table += name.encode() + struct.pack(">II", at + len(body), len(content))
+        body += content
+    connected = b"XYZ " if space == "RGB " else b"Lab "
+    size = struct.pack(">I", at + len(body))
+    head = size + bytes(4) + b"\x02\x40\0\0" + b"mntr" + space.encode() + connected + bytes(12) + b"acsp" + bytes(28)
+    head += struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)  # the white of D50
+    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
+
+
+def described(text):
+    return b"desc" + bytes(4) + struct.pack(">I", len(text) + 1) + text.encode() + bytes(1 + 78)
+
+
+def display_p3(text="Display P3"):
+    """A profile with the primaries of Display P3 (adapted to D50) and a plain gamma of 2.2."""
+    columns = {"rXYZ": (0.5151, 0.2412, -0.0011), "gXYZ": (0.2919, 0.6922, 0.0419), "bXYZ": (0.1572, 0.0666, 0.7841)}
+    tags = {"desc": described(text), "wtpt": _xyz((0.9642, 1.0, 0.8249))}
+    tags |= {name: _xyz(values) for name, values in columns.items()}
+    return profile("RGB ", tags | {f"{one}TRC": b"curv" + bytes(4) + struct.pack(">IH", 1, 563) for one in "rgb"})
+
+
+def _xyz(values):
+    return b"XYZ " + bytes(4) + b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+
+def one_ink(lab):
+    """A CMYK profile in which paper is white, K black, and any other ink in full one colour: 8-bit Lab."""
+    black = bytes((0, 128, 128))
+    grid = bytes((255, 128, 128)) + black + (bytes(lab) + black) * 7
+    ramp = bytes(range(256))
+    table = b"mft1" + bytes(4) + bytes((4, 3, 2, 0)) + struct.pack(">9i", *(65536 * (n % 4 == 0) for n in range(9)))
+    return profile("CMYK", {"desc": described("One ink"), "A2B0": table + ramp * 4 + grid + ramp * 3})

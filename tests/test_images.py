@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import data, pixels
+from pictures import data, display_p3, one_ink, pixels
 from PIL import Image, ImageFile, ImageOps
 from tiny import random_picture
 
@@ -24,6 +24,7 @@ from squeeze.images import KEPT_SIDE, content_hash, fitted, open_picture, padded
 from squeeze.request import RequestError
 
 T = Image.Transpose
+P3_IN_SRGB = (216, 93, 97)
 PHOTOS = os.environ.get("DREAMBENCH_DIR")
 
 
@@ -61,6 +62,51 @@ def test_cmyk(kind, near):
     picture = open_picture(data(Image.new("RGB", (16, 16), (230, 60, 20)).convert("CMYK"), kind))
     assert picture.mode == "RGB"
     assert abs(pixels(picture) - (230, 60, 20)).max() <= near, "CMYK was read inverted or not converted"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_colours_of_another_profile_are_brought_to_srgb(kind):
+    """By hand: (200, 100, 100) in Display P3, through XYZ, is (216, 93, 97)."""
+    flat = Image.new("RGB", (24, 16), (200, 100, 100))
+    got = open_picture(data(flat, kind, icc_profile=display_p3()))
+    assert abs(pixels(got) - P3_IN_SRGB).max() <= (2 if kind in ("PNG", "TIFF") else 6)
+    assert np.array_equal(pixels(open_picture(data(flat, icc_profile=display_p3("sRGB built-in")))), pixels(flat))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "LA"])
+def test_every_mode_goes_with_a_profile(mode):
+    colour = (200, 100, 100)
+    picture = Image.new("RGB", (24, 16), colour).convert(mode, palette=Image.Palette.ADAPTIVE)
+    got = open_picture(data(picture, icc_profile=display_p3()))
+    wanted = pixels(picture.convert("RGB"))[0, 0] if mode == "LA" else P3_IN_SRGB
+    assert abs(pixels(got) - wanted).max() <= 2
+
+
+def test_cmyk_by_its_profile():
+    """Lab (50, 68, 48) is a strong red, whatever ink it is printed with."""
+    inks = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    got = open_picture(data(inks, "TIFF", icc_profile=one_ink((127, 196, 176))))
+    assert abs(pixels(got) - (224, 41, 42)).max() <= 3
+    paper = open_picture(data(Image.new("CMYK", (16, 16)), "TIFF", icc_profile=one_ink((127, 196, 176))))
+    assert pixels(paper).min() >= 250
+
+
+def test_a_profile_of_another_mode_or_a_damaged_one_is_left_alone():
+    picture = random_picture(2)
+    sound = display_p3()
+    for other in (one_ink((0, 128, 128)), b"rubbish", sound[:90], sound[:200], sound.replace(b"XYZ ", b"ZYX ")):
+        assert np.array_equal(pixels(open_picture(data(picture, icc_profile=other))), pixels(picture))
+    rng = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(sound)
+        for _ in range(rng.choice((1, 3, 9))):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        assert open_picture(data(picture, icc_profile=bytes(damaged))).size == picture.size
+
+
+def test_a_profile_as_large_as_a_printers():
+    large = display_p3() + np.random.default_rng(0).bytes(3_000_000)
+    assert open_picture(data(random_picture(2), icc_profile=large)).mode == "RGB"
 
 
 def test_16_bit_grey_is_scaled_not_clipped():
