@@ -306,6 +306,29 @@ def test_ema_follows_and_learning_rate_falls():
     assert rates[0] < rates[20] > rates[60] > rates[99]
 
 
+@pytest.mark.parametrize("turn", [1, 2])
+def test_a_stop_while_weights_are_exchanged_leaves_those_of_the_training(turn):
+    loads = []
+
+    class Interrupted(torch.nn.Linear):
+        def _load_from_state_dict(self, *state):
+            loads.append(state)
+            if len(loads) == turn:
+                signal.raise_signal(signal.SIGINT)
+            super()._load_from_state_dict(*state)
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), Interrupted(2, 2))
+    ema = Ema(model, 0.9)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 1
+    before = [weight.clone() for weight in model.parameters()]
+    with pytest.raises(KeyboardInterrupt), ema.swapped(model):
+        pass
+    assert all(map(torch.equal, model.parameters(), before))
+    assert model.training
+
+
 def test_condition_dropout_has_the_stated_shares():
     generator = torch.Generator().manual_seed(0)
     kept = [draw_kept(2, generator, Dropout()) for _ in range(20000)]

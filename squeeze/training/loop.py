@@ -94,23 +94,18 @@ class Ema:
         for key in live.keys() - set(floats):
             self.state[key].copy_(live[key])
 
-    def swapped(self, model: nn.Module) -> _Swapped:
-        """A context in which `model` holds the averaged weights."""
-        return _Swapped(model, self.state)
-
-
-class _Swapped:
-    def __init__(self, model: nn.Module, state: dict[str, Tensor]) -> None:
-        self._model, self._state = model, state
-
-    def __enter__(self) -> nn.Module:
-        self._live = {key: value.clone() for key, value in self._model.state_dict().items()}
-        self._model.load_state_dict(self._state)
-        return self._model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self._model.load_state_dict(self._live)
-        self._model.train()
+    @contextmanager
+    def swapped(self, model: nn.Module) -> Iterator[nn.Module]:
+        """A context in which `model` holds the averaged weights; a stop leaves it whole, with those or its own."""
+        live = {key: value.clone() for key, value in model.state_dict().items()}
+        try:
+            with undisturbed():
+                model.load_state_dict(self.state)
+            yield model.eval()
+        finally:
+            with undisturbed():
+                model.load_state_dict(live)
+                model.train()
 
 
 def bf16_pays(device: torch.device) -> bool:
