@@ -203,12 +203,15 @@ def test_weights_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
     (tmp_path / "vae" / "beside.txt").touch()
     before = {path.name: path.read_bytes() for path in (tmp_path / "vae").iterdir()}
 
-    def full(self, folder: Path) -> None:
-        folder.mkdir()
-        (folder / "config.json").write_text("{")
-        raise OSError(28, "No space left on device")
+    class Full:
+        def save_pretrained(self, folder: Path) -> None:
+            folder.mkdir(exist_ok=True)
+            (folder / "config.json").write_text("{")
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(AutoencoderKL, "save_pretrained", full)
+    with pytest.raises(WriteError, match="disk is full"):  # a tokenizer or the like
+        save_bf16(model, tmp_path / "vae", Full())
+    monkeypatch.setattr(AutoencoderKL, "save_pretrained", Full.save_pretrained)
     with pytest.raises(WriteError, match="disk is full"):
         save_bf16(model, tmp_path / "vae")
     assert {path.name: path.read_bytes() for path in (tmp_path / "vae").iterdir()} == before

@@ -305,16 +305,17 @@ def start_of(folder: Path) -> Located:
     return Located(path=folder, origin=str(folder), restore=restore)
 
 
-def save_bf16(model: Any, folder: Path) -> None:
-    """Writes a model in bf16, the form the project ships; the model itself is left as it is. Where it was loaded from
-    is not written: that is a folder of the machine that trained it. Each file is replaced whole or not at all; raises
-    WriteError where the disk is full or takes nothing."""
+def save_bf16(model: Any, folder: Path, *besides: Any) -> None:
+    """Writes a model in bf16, the form the project ships, and what it is read with `besides`; the model itself is left
+    as it is. Where it was loaded from is not written: that is a folder of the machine that trained it. Each file is
+    replaced whole or not at all; raises WriteError where the disk is full or takes nothing."""
     shipped = nn.Module.to(copy.deepcopy(model), torch.bfloat16)  # diffusers' own warns of modules that are not there
     if isinstance(shipped, ConfigMixin):
         shipped.register_to_config(_name_or_path="")
     new = folder.with_name(f".{folder.name}.new")
     try:
-        shipped.save_pretrained(new)
+        for part in (shipped, *besides):
+            part.save_pretrained(new)
         folder.mkdir(parents=True, exist_ok=True)
         for file in new.iterdir():
             file.replace(folder / file.name)

@@ -257,9 +257,7 @@ class MllmPart:
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Writes `mllm/`: weights, tokenizer and image processor."""
-        save_bf16(model.mllm, folder / "mllm")
-        self._reader.tokenizer.save_pretrained(folder / "mllm")
-        self._reader.image_processor.save_pretrained(folder / "mllm")
+        save_bf16(model.mllm, folder / "mllm", self._reader.tokenizer, self._reader.image_processor)
 
 
 def _with_strangers(text: str, rng: random.Random) -> str:
