@@ -310,6 +310,16 @@ def test_what_is_missing_in_the_cache_is_fetched(files, cache, sharded, monkeypa
     load(on_cpu("longcat"))
 
 
+def test_what_is_missing_in_the_cache_wants_a_connection_where_there_is_none(files, cache, monkeypatch):
+    """huggingface_hub hands out what there is of a snapshot where it cannot ask."""
+    snapshot, real = cache(LONGCAT, files / "longcat"), sources.snapshot_download
+    shutil.rmtree(snapshot / "transformer")
+    monkeypatch.setattr(sources, "snapshot_download", lambda **how: real(**how | {"local_files_only": True}))
+    message = refused(on_cpu("longcat"))
+    assert "no folder 'transformer'" in message
+    assert "Connect this machine" in message
+
+
 def test_a_missing_part_names_where_it_comes_from(files, tmp_path):
     copy = shutil.copytree(files / "longcat", tmp_path / "copy")
     shutil.rmtree(copy / "text_processor")

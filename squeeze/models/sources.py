@@ -225,8 +225,9 @@ def _on_hub(source: Source, root: Path) -> Located:
     again = f"Restore it: hf download {source.repo} --revision {root.name} --force-download"
     if not path.is_dir():
         raise LoadError(
-            f"{source.repo} has no folder {source.subfolder!r} at revision {source.revision!r}. Name another with "
-            f"--revision {source.repo}@COMMIT."
+            f"{source.repo} has no folder {source.subfolder!r} at revision {source.revision!r}, or it was not fetched "
+            f"and the hub cannot be reached now. Connect this machine, or name another revision with --revision "
+            f"{source.repo}@COMMIT."
         )
     return Located(path=path, origin=f"{source.repo}@{root.name}/{source.subfolder}", restore=again)
 
