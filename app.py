@@ -46,8 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     try:
         address = launch(page, flags.host, flags.port, mcp=flags.mcp)
-    except OSError:  # taken while the models were loading
-        return _refused(PortError(IN_USE.format(host=flags.host, port=flags.port, other=flags.port + 1)))
+    except OSError:
+        try:
+            _check_port(flags.host, flags.port)  # it may have been taken while the models were loading
+        except PortError as error:
+            return _refused(error)
+        raise
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does
     print(f"The page is open at {address} - Ctrl+C ends it.", flush=True)
     try:

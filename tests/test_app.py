@@ -95,28 +95,44 @@ def test_a_revision_is_checked(capsys):
     )
 
 
-def test_the_licence_is_shown_before_the_page_opens(capsys, monkeypatch):
-    def taken(*_arguments, **_options):
+@pytest.fixture
+def faster(monkeypatch):
+    """Another program takes the port while the models load."""
+    servers = []
+
+    def launch(_page, host, port, **_options):
+        print("It is to open.")
+        servers.append(socket.create_server((host, port)))
         raise OSError
 
-    monkeypatch.setattr("squeeze.ui.page.launch", taken)
+    monkeypatch.setattr("squeeze.ui.page.launch", launch)
+    yield
+    for server in servers:
+        server.close()
+
+
+def test_the_licence_is_shown_before_the_page_opens(capsys, faster):
     assert app.main(["--port", free()]) == 2
-    assert "Licence: Apache-2.0" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "Licence: Apache-2.0" in said.out.partition("It is to open.")[0]
+    assert "in use" in said.err
 
 
-def test_what_is_compiled_is_compiled_before_the_page_opens(capsys, monkeypatch):
-    said = []
-
-    def taken(*_arguments, **_options):
-        said.append(capsys.readouterr().out)
-        raise OSError
-
-    monkeypatch.setattr("squeeze.ui.page.launch", taken)
+def test_what_is_compiled_is_compiled_before_the_page_opens(capsys, monkeypatch, faster):
     monkeypatch.setattr("squeeze.models.loading.check_compiler", lambda place: None)
     monkeypatch.setattr("squeeze.warmup.warm_up", lambda models: iter(["Compiled."]))
-    for flags in ([], ["--compile"]):
+    for flags, compiled in ((), False), (("--compile",), True):
         assert app.main([*flags, "--port", free()]) == 2
-    assert ["Compiled." in text for text in said] == [False, True]
+        assert ("Compiled." in capsys.readouterr().out.partition("It is to open.")[0]) == compiled
+
+
+def test_what_else_keeps_a_page_from_opening_is_not_blamed_on_the_port(monkeypatch):
+    def full(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("squeeze.ui.page.launch", full)
+    with pytest.raises(OSError, match="No space left"):
+        app.main(["--port", free()])
 
 
 def test_a_stop_while_models_are_loaded_is_no_traceback(monkeypatch):

@@ -171,6 +171,8 @@ def test_who_was_here_lately_is_kept_for_a_while(begin, monkeypatch):
     assert visits.leave("ann", 40) == 30
     assert visits.newest("ann") is run
     now = 170.0
+    assert visits.leave("ann", 40) == 10, "who branches or looks at the history is here"
+    now = 180.0
     assert visits.leave("ann", 40) == 0
     assert visits.newest("ann") is None
     assert visits.leave("nobody", 40) == 0

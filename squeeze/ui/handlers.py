@@ -182,16 +182,16 @@ class Handlers:
 
         Gives the path of a PNG and the recipe that makes it again. While it runs the path is null, and in the recipe's
         place stands what happens: `event` is waiting, encoded, stage or step. All but `reference` and `prompt` may be
-        left out, and numbers and their lists be null: then they are as the profile has them. `balance` is three
-        numbers, one per stage, from 0 (semantics) to 1 (identity). `steps` are whole steps; `stage_steps` how many of
-        them fall into each stage, three whole numbers that add up to `steps`, or null for the profile's borders. `cfg`
-        is true classifier-free guidance, 1 is off; `guidance` FLUX's embedded guidance, where the model has it. `seed`
-        is a whole number from 0 to 9007199254740991. `height` and `width` are pixels. `eta`, from 0 to 1, is how much
-        of each step's noise is drawn anew. `uncond` is what CFG sees without the prompt, `lean` (nothing) or `full`
-        (the reference's details); `late_text` whether the prompt's words stay where the balance is 1, `drop` or `keep`.
-        `earlier` belongs to branched runs: rows of the number of steps up to a branch and the three balances that held
-        there. `more` are further reference pictures where the model takes several, and left out where there are none. A
-        wrong value is answered with a sentence that names it.
+        left out, and numbers and their lists be null: then they are as the profile has them, and the seed is 0.
+        `balance` is three numbers, one per stage, from 0 (semantics) to 1 (identity). `steps` are whole steps;
+        `stage_steps` how many of them fall into each stage, three whole numbers that add up to `steps`, or null for the
+        profile's borders. `cfg` is true classifier-free guidance, 1 is off; `guidance` FLUX's embedded guidance, where
+        the model has it. `seed` is a whole number from 0 to 9007199254740991. `height` and `width` are pixels. `eta`,
+        from 0 to 1, is how much of each step's noise is drawn anew. `uncond` is what CFG sees without the prompt,
+        `lean` (nothing) or `full` (the reference's details); `late_text` whether the prompt's words stay where the
+        balance is 1, `drop` or `keep`. `earlier` belongs to branched runs: rows of the number of steps up to a branch
+        and the three balances that held there. `more` are further reference pictures where the model takes several, and
+        left out where there are none. A wrong value is answered with a sentence that names it.
         """
         # the API page shows these words; gradio lets only a named argument's None be a default, so one stands apart
         given = {name: value for name, value in asked.items() if value is not None}

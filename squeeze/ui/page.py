@@ -37,7 +37,7 @@ from .visits import Visits
 HERE = Path(__file__).parent
 EXAMPLES = ASSETS / "examples"
 HISTORY_KEY = "squeeze-history"
-AWAY = 900.0  # seconds until a visit whose page is not heard of is forgotten
+AWAY = 3600.0  # seconds until a visit whose page is not heard of is forgotten, as gradio forgets its states
 SESSIONS = 1000  # visits that gradio remembers, the latest ones, with some 200 kB for each; its own bound is 10,000
 
 PICK = """element.addEventListener('click', (click) => {
@@ -109,7 +109,7 @@ def build(models: Models) -> gr.Blocks:
 
 
 def forget(visits: Visits, session: str, loop: asyncio.AbstractEventLoop, left: float) -> None:
-    """Forgets a visit in `left` seconds, or once it has not changed for AWAY."""
+    """Forgets a visit in `left` seconds, or once it was not used for AWAY."""
 
     def look() -> None:
         if more := visits.leave(session, AWAY):

@@ -50,14 +50,14 @@ class Run:
 
 class Visit:
     """One visitor's runs and references, by id and by content hash, the oldest first; thumbnails by the hash of their
-    picture; the latest finished `picture`; when it last changed."""
+    picture; the latest finished `picture`; when it was last `used`."""
 
     def __init__(self) -> None:
         self.runs: OrderedDict[str, Run] = OrderedDict()
         self.references: OrderedDict[str, Image.Image] = OrderedDict()
         self.thumbnails: OrderedDict[str, str] = OrderedDict()
         self.picture: Image.Image | None = None
-        self.changed = time.monotonic()
+        self.used = time.monotonic()
 
     @property
     def size(self) -> int:
@@ -130,45 +130,51 @@ class Visits:
     def run(self, session: str, name: str) -> Run | None:
         """A run by its id, if this visitor has it still."""
         with self._lock:
-            visit = self._visits.get(session)
+            visit = self._find(session)
             return visit.runs.get(name) if visit else None
 
     def newest(self, session: str) -> Run | None:
         """The visitor's latest run."""
         with self._lock:
-            visit = self._visits.get(session)
+            visit = self._find(session)
             return next(reversed(visit.runs.values()), None) if visit else None
 
     def newest_picture(self, session: str) -> Image.Image | None:
         """The visitor's latest finished picture."""
         with self._lock:
-            visit = self._visits.get(session)
+            visit = self._find(session)
             return visit.picture if visit else None
 
     def reference(self, session: str, digest: str) -> Image.Image | None:
         """A reference this visitor has used, by its content hash."""
         with self._lock:
-            visit = self._visits.get(session)
+            visit = self._find(session)
             return visit.references.get(digest) if visit else None
 
     def thumbnails(self, session: str) -> dict[str, str]:
         """Thumbnails (data URIs) of this visitor's pictures by their content hash."""
         with self._lock:
-            visit = self._visits.get(session)
+            visit = self._find(session)
             return dict(visit.thumbnails) if visit else {}
 
     def leave(self, session: str, unused: float = 0) -> float:
-        """Forgets a visitor whose visit has not changed for `unused` seconds; gives how many of them are left."""
+        """Forgets a visitor who was not here for `unused` seconds; gives how many of them are left."""
         with self._lock:
             visit = self._visits.get(session)
-            left = unused - (time.monotonic() - visit.changed) if visit else 0
+            left = unused - (time.monotonic() - visit.used) if visit else 0
             if left <= 0:
                 self._visits.pop(session, None)
             return max(0, left)
 
+    def _find(self, session: str) -> Visit | None:
+        """The visit of somebody who is here, with the lock held."""
+        if visit := self._visits.get(session):
+            visit.used = time.monotonic()
+        return visit
+
     def _bound(self, session: str, visit: Visit) -> None:
         """After a change of a visit, with the lock held."""
-        visit.changed = time.monotonic()
+        visit.used = time.monotonic()
         self._visits.move_to_end(session)
         visit.shrink(self._per_visitor)
         while len(self._visits) > 1 and sum(one.size for one in self._visits.values()) > self._in_all:
