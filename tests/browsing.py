@@ -107,6 +107,8 @@ def reload(page):
     before = len(page.written)
     page.reload()
     alive(page)
+    page.wait_for_function("window.squeezeNew")  # what was set is back
+    calm(page)
     forgotten = "Unexpected client exception TypeError: Cannot read properties of undefined"
     page.written[before:] = [text for text in page.written[before:] if forgotten not in text]
     forgive(page)

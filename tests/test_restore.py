@@ -228,6 +228,8 @@ def test_a_recipe_whose_subject_is_not_here_sets_the_rest(page, made, tmp_path):
     page.wait_for_selector(f".status .line:has-text('{SAID}')")
     assert drawn(page) == source
     reload(page)  # this one has not
+    page.wait_for_selector("#looked .check")  # the picture is back in its box
+    remove(page)
     page.wait_for_selector(".past >> nth=1")
     page.click(".past >> nth=0")
     page.wait_for_selector(f".status[data-state=failed] .line:has-text('{recipe['references'][0]}')")

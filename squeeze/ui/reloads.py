@@ -30,23 +30,29 @@ BRING = """async (...given) => {
     };
     let kept = null;
     try { kept = JSON.parse(sessionStorage.getItem('squeeze-set')); } catch {}
-    let set = given.map(() => as), said = as;
+    let set = given.map(() => as), looked = as, said = as;
+    if (Boolean(location.search) !== LINKED) return [...set, ...Array(BOXES).fill(looked), said];
     if (kept?.address === location.href && kept.fresh === fresh) {
         set = await Promise.all(kept.values.map((value, n) => n < BOXES ? there(value) : value));
-        said = STATUS;
+        [looked, said] = ['', STATUS];
     }
     window.squeezeNew = fresh;
-    return [...set, said];
+    return [...set, ...Array(BOXES).fill(looked), said];
 }"""
 
 
-def reloads(opened: gr.events.Dependency, handlers: Handlers, parts: Parts, subjects: Sequence[Subject]) -> None:
-    """Keeps what is set at every change, and brings it back once the page is `opened`; a picture whose file the server
-    has deleted since does not come back."""
-    boxes = [one.picture for one in subjects]
+def reloads(
+    page: gr.Blocks, opened: gr.events.Dependency, handlers: Handlers, parts: Parts, subjects: Sequence[Subject]
+) -> None:
+    """Keeps what is set at every change, and brings it back at once, before a hand can set anything else, or where the
+    page has a recipe's link, once that is `opened`. A picture whose file the server has deleted since does not come
+    back."""
+    boxes, looked = [one.picture for one in subjects], [one.looked for one in subjects]
     values = [*boxes, *(part for part in parts.form.values() if part not in boxes), parts.preset, *parts.sliders]
     bring = BRING.replace("BOXES", str(len(boxes))).replace("STATUS", json.dumps(views.status(texts.RELOADED, "idle")))
-    brought = opened.then(fn=None, js=bring, inputs=values, outputs=[*values, parts.status])
+    sets = {"inputs": values, "outputs": [*values, *looked, parts.status]}
+    page.load(fn=None, js=bring.replace("LINKED", "false"), **sets)
+    brought = opened.then(fn=None, js=bring.replace("LINKED", "true"), **sets)
 
     def renew(sent: object, *size: object) -> object:
         return renewed(handlers, sent, None, size)

@@ -99,4 +99,4 @@ def memory(
     past.change(fn=None, js=TELL, inputs=past)
     source["clear"].click(lambda: ([], history([], {})), outputs=[past, source["history"]], **LIGHT)
     read = page.load(opened, inputs=past, outputs=[*restores, source["history"]], **QUEUED)
-    reloads(read, handlers, parts, subjects)
+    reloads(page, read, handlers, parts, subjects)

@@ -85,9 +85,7 @@ def look(handlers: Handlers, sent: Any, size: Sequence[Any], wanted: str | None 
 
 def renewed(handlers: Handlers, sent: Any, uncropped: Any, size: Sequence[Any]) -> Any:
     """What the models get of the picture in a box once the size of the picture to draw has changed."""
-    if (path := path_of(sent)) is None:
-        return ""
-    if not Path(path).is_file():
+    if (path := path_of(sent)) is None or not Path(path).is_file():
         return gr.skip()
     try:
         if uncropped and Path(uncropped[0]).is_file():
