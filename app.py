@@ -89,6 +89,11 @@ def _check_port(host: str, port: int) -> None:
         raise PortError(
             f"The port must be a number from 1 to 65535, not {port}. Choose one with --port, for example 7860."
         )
+    for name in dict.fromkeys((host, "127.0.0.1")):  # where gradio (6.31) looks, whatever the host
+        _check_address(name, port)
+
+
+def _check_address(host: str, port: int) -> None:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

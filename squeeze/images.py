@@ -25,15 +25,18 @@ MAX_BYTES = 50_000_000
 KEPT_SIDE = 2048  # the long side that later steps see at most
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # others, EPS above all, run foreign programs
 DECODING = threading.BoundedSemaphore(2)  # pictures at once: one of MAX_PIXELS takes more than a gigabyte meanwhile
-PngImagePlugin.MAX_TEXT_CHUNK = 4 * 2**20  # bytes; with the megabyte of Pillow's own a large colour profile is refused
+COLOURS = np.ascontiguousarray(51 * np.indices((6, 6, 6)).reshape(3, -1, 1).transpose(1, 2, 0), dtype=np.uint8)
+NEAR = 2  # levels by which the numbers of a profile that is sRGB's by another name may differ
+# for the whole process, in bytes: with the megabyte of Pillow's own a PNG with a large colour profile is refused
+PngImagePlugin.MAX_TEXT_CHUNK = 4 * 2**20
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, struct.error)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
     """An upload, cleaned. `picture` is RGB: first frame, turned upright, transparency on white, at most KEPT_SIDE
-    pixels on the long side, in sRGB whatever colour profile the file has. `alpha` is its opacity at the same size (mode
-    L, 255 opaque), None where nothing was transparent. `animated`: the file has more frames than the one taken."""
+    pixels on the long side, in sRGB by the colour profile of the file. `alpha` is its opacity at the same size (mode L,
+    255 opaque), None where nothing was transparent. `animated`: the file has more frames than the one taken."""
 
     picture: Image.Image
     alpha: Image.Image | None
@@ -100,41 +103,34 @@ def _cleaned(opened: Image.Image, name: str) -> Upload:
         alpha = picture.getchannel("A")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
-    colours = _colours(opened.info.get("icc_profile"), picture.mode)
-    if colours is None or picture.mode != "CMYK":  # which the profile alone turns into the right RGB
-        picture = picture.convert("RGB")
+    to_srgb = _to_srgb(opened.info.get("icc_profile"), picture.mode)
+    picture = picture.convert(to_srgb.input_mode if to_srgb else "RGB")
     picture.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
     clean = Image.new("RGB", picture.size)  # without metadata
-    clean.paste(_in_srgb(picture, colours))
+    clean.paste(to_srgb.apply(picture) if to_srgb else picture)
     if alpha is not None:
         alpha = None if alpha.getextrema()[0] == 255 else alpha.resize(clean.size, Image.Resampling.BOX)
     return Upload(picture=clean, alpha=alpha, animated=_has_more_frames(opened))
 
 
-def _colours(profile: bytes | None, mode: str) -> ImageCms.ImageCmsProfile | None:
-    """What a file's colour profile makes of its numbers; None where they are sRGB's, or the profile is damaged or
+def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """What brings the numbers of a file's colour profile to sRGB's. A phone's are those of Display P3, and an artist's
+    often Adobe RGB's: taken for sRGB they would be dull. None where they are sRGB's, or the profile is damaged or
     another mode's."""
     if not profile:
         return None
     try:
         colours = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(colours).lower():
+        given = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L"}.get(colours.profile.xcolor_space.strip())
+        if given != mode and (given != "RGB" or mode in ("CMYK", "LAB")):
             return None
-        return colours if colours.profile.xcolor_space.strip() == ("CMYK" if mode == "CMYK" else "RGB") else None
+        transform = ImageCms.buildTransform(colours, ImageCms.createProfile("sRGB"), given, "RGB")
+        if given == "RGB":
+            moved = np.asarray(ImageCms.applyTransform(Image.fromarray(COLOURS), transform)).astype(int) - COLOURS
+            return transform if abs(moved).max() > NEAR else None
+        return transform
     except (ImageCms.PyCMSError, *DAMAGED):
         return None
-
-
-def _in_srgb(picture: Image.Image, colours: ImageCms.ImageCmsProfile | None) -> Image.Image:
-    """An RGB or CMYK picture with the numbers that sRGB has for its colours. A phone's are those of Display P3, and an
-    artist's often Adobe RGB's: taken for sRGB they would be dull."""
-    if colours is None:
-        return picture
-    try:
-        transform = ImageCms.buildTransform(colours, ImageCms.createProfile("sRGB"), picture.mode, "RGB")
-        return ImageCms.applyTransform(picture, transform)
-    except ImageCms.PyCMSError:  # it looked sound
-        return picture.convert("RGB")
 
 
 def _has_more_frames(opened: Image.Image) -> bool:

@@ -56,7 +56,7 @@ def profile(space, tags):
         content += bytes(-len(content) % 4)
         table += name.encode() + struct.pack(">II", at + len(body), len(content))
         body += content
-    connected = b"XYZ " if space == "RGB " else b"Lab "
+    connected = b"Lab " if space == "CMYK" else b"XYZ "
     size = struct.pack(">I", at + len(body))
     head = size + bytes(4) + b"\x02\x40\0\0" + b"mntr" + space.encode() + connected + bytes(12) + b"acsp" + bytes(28)
     head += struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)  # the white of D50
@@ -67,12 +67,22 @@ def described(text):
     return b"desc" + bytes(4) + struct.pack(">I", len(text) + 1) + text.encode() + bytes(1 + 78)
 
 
-def display_p3(text="Display P3"):
-    """A profile with the primaries of Display P3 (adapted to D50) and a plain gamma of 2.2."""
+def display_p3(gamma=563):
+    """A profile with the primaries of Display P3 (adapted to D50) and a plain gamma, in parts of 256; it is named as
+    some that are not sRGB's are."""
     columns = {"rXYZ": (0.5151, 0.2412, -0.0011), "gXYZ": (0.2919, 0.6922, 0.0419), "bXYZ": (0.1572, 0.0666, 0.7841)}
-    tags = {"desc": described(text), "wtpt": _xyz((0.9642, 1.0, 0.8249))}
+    tags = {"desc": described("Display P3, not sRGB"), "wtpt": _xyz((0.9642, 1.0, 0.8249))}
     tags |= {name: _xyz(values) for name, values in columns.items()}
-    return profile("RGB ", tags | {f"{one}TRC": b"curv" + bytes(4) + struct.pack(">IH", 1, 563) for one in "rgb"})
+    return profile("RGB ", tags | {f"{one}TRC": _curve(gamma) for one in "rgb"})
+
+
+def grey(gamma):
+    """A profile of grey, likewise."""
+    return profile("GRAY", {"desc": described("Grey"), "wtpt": _xyz((0.9642, 1.0, 0.8249)), "kTRC": _curve(gamma)})
+
+
+def _curve(gamma):
+    return b"curv" + bytes(4) + struct.pack(">IH", 1, gamma)
 
 
 def _xyz(values):

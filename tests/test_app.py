@@ -33,8 +33,10 @@ def test_a_port_in_use_is_named_with_the_remedy(capsys):
         other.listen()
         port = other.getsockname()[1]
         said = refused(capsys, "--port", str(port))
+        elsewhere = refused(capsys, "--port", str(port), "--host", "127.0.0.2")  # gradio wants it here all the same
     assert f"Port {port} on 127.0.0.1 is in use" in said
     assert "--port" in said
+    assert elsewhere == said
 
 
 def test_ports_and_hosts_that_cannot_be(capsys):

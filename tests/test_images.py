@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import data, display_p3, one_ink, pixels
-from PIL import Image, ImageFile, ImageOps
+from pictures import data, display_p3, grey, one_ink, pixels
+from PIL import Image, ImageCms, ImageFile, ImageOps
 from tiny import random_picture
 
 from squeeze import images
@@ -70,15 +70,27 @@ def test_colours_of_another_profile_are_brought_to_srgb(kind):
     flat = Image.new("RGB", (24, 16), (200, 100, 100))
     got = open_picture(data(flat, kind, icc_profile=display_p3()))
     assert abs(pixels(got) - P3_IN_SRGB).max() <= (2 if kind in ("PNG", "TIFF") else 6)
-    assert np.array_equal(pixels(open_picture(data(flat, icc_profile=display_p3("sRGB built-in")))), pixels(flat))
+
+
+def test_colours_of_srgb_by_a_profile_stay_to_the_bit():
+    picture, profile = grain(64, 64), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert np.array_equal(pixels(open_picture(data(picture, icc_profile=profile))), pixels(picture))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_greys_of_another_profile_are_brought_to_srgb(kind):
+    """A linear 51 of 255, a fifth of the light, is 124 in sRGB."""
+    got = open_picture(data(Image.new("L", (16, 16), 51), kind, icc_profile=grey(256)))
+    assert abs(pixels(got) - 124).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "LA"])
 def test_every_mode_goes_with_a_profile(mode):
     colour = (200, 100, 100)
     picture = Image.new("RGB", (24, 16), colour).convert(mode, palette=Image.Palette.ADAPTIVE)
-    got = open_picture(data(picture, icc_profile=display_p3()))
-    wanted = pixels(picture.convert("RGB"))[0, 0] if mode == "LA" else P3_IN_SRGB
+    got = open_picture(data(picture, icc_profile=display_p3(256 if mode == "LA" else 563)))
+    light = pixels(picture.convert("RGB"))[0, 0] / 255  # a grey stays one, and linear it is as bright as its number
+    wanted = 255 * (1.055 * light ** (1 / 2.4) - 0.055) if mode == "LA" else P3_IN_SRGB
     assert abs(pixels(got) - wanted).max() <= 2
 
 

@@ -97,14 +97,18 @@ def test_a_picture_that_the_server_has_deleted_does_not_come_back(page, tmp_path
     reload(page)
     page.wait_for_selector(BACK)
     assert page.input_value("#prompt textarea") == "in the snow, facing left"
+    page.wait_for_selector("#reference img", state="detached")
     assert page.locator("#reference img").count() == page.locator("#looked .check").count() == 0
     page.written.clear()  # the browser says there that the file is gone
 
 
 def test_rubbish_in_its_place_does_no_harm(page):
-    for rubbish in ("{", "null", '{"values": 1}'):
+    page.wait_for_function("window.squeezeNew")
+    like = {"address": page.url, "fresh": page.evaluate("squeezeNew")}
+    for rubbish in ("{", "null", '{"values": 1}', json.dumps(like | {"values": 1}), json.dumps(like | {"values": []})):
         page.evaluate("rubbish => sessionStorage.setItem('squeeze-set', rubbish)", rubbish)
         reload(page)
+    assert line(page) == "Ready when you are."
     ask(page, steps=2)
     drawn(page)
 

@@ -1,6 +1,7 @@
 """What is remembered of visitors is theirs alone, bounded, and forgotten when they leave."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -161,7 +162,7 @@ def test_who_leaves_is_forgotten_even_in_the_middle_of_a_run(begin):
 def test_who_was_here_lately_is_kept_for_a_while(begin, monkeypatch):
     """A connection that was lost for a moment: the page may go on."""
     now = 100.0
-    monkeypatch.setattr("squeeze.ui.visits.time.monotonic", lambda: now)
+    monkeypatch.setattr("squeeze.ui.visits.time", SimpleNamespace(monotonic=lambda: now))
     visits = Visits()
     begin(visits, "ann")
     now = 130.0

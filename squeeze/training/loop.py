@@ -319,7 +319,9 @@ def save_bf16(model: Any, folder: Path, *besides: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for file in new.iterdir():
             file.replace(folder / file.name)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        if not isinstance(error, OSError | SafetensorError) and "(os error" not in str(error):  # as tokenizers has it
+            raise
         raise not_written(folder, error, f"go on with --resume {folder.parent}") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -37,7 +37,7 @@ from .visits import Visits
 HERE = Path(__file__).parent
 EXAMPLES = ASSETS / "examples"
 HISTORY_KEY = "squeeze-history"
-AWAY = 3600.0  # seconds until a visit whose page is not heard of is forgotten, as gradio forgets its states
+AWAY = 3600.0  # seconds since its last use after which a visit is forgotten whose page is not heard of
 SESSIONS = 1000  # visits that gradio remembers, the latest ones, with some 200 kB for each; its own bound is 10,000
 
 PICK = """element.addEventListener('click', (click) => {
@@ -101,21 +101,17 @@ def build(models: Models) -> gr.Blocks:
         endpoints(handlers)
 
         async def leave(request: gr.Request) -> None:
-            """The page has not been heard of: its tab is closed, or its device sleeps and will come back."""
-            forget(handlers.visits, str(request.session_hash), asyncio.get_running_loop(), AWAY)
+            """The page is not heard of: its tab is closed, or its device sleeps and will come back."""
+            forget(handlers.visits, str(request.session_hash), asyncio.get_running_loop())
 
         page.unload(leave)
     return page.queue()  # which gives every run to the line at the device at once, see line.py
 
 
-def forget(visits: Visits, session: str, loop: asyncio.AbstractEventLoop, left: float) -> None:
-    """Forgets a visit in `left` seconds, or once it was not used for AWAY."""
-
-    def look() -> None:
-        if more := visits.leave(session, AWAY):
-            forget(visits, session, loop, more)
-
-    loop.call_later(left, look)
+def forget(visits: Visits, session: str, loop: asyncio.AbstractEventLoop) -> None:
+    """Forgets a visit once it was not used for AWAY."""
+    if left := visits.leave(session, AWAY):
+        loop.call_later(left, forget, visits, session, loop)
 
 
 def launch(page: gr.Blocks, host: str, port: int, *, mcp: bool = False) -> str:

@@ -98,5 +98,5 @@ def memory(
     source["history"].told(told, inputs=past, outputs=[past, source["history"]], **LIGHT)
     past.change(fn=None, js=TELL, inputs=past)
     source["clear"].click(lambda: ([], history([], {})), outputs=[past, source["history"]], **LIGHT)
-    read = page.load(opened, inputs=past, outputs=[*restores, source["history"]], **QUEUED)
-    reloads(page, read, handlers, parts, subjects)
+    event = {"fn": opened, "inputs": past, "outputs": [*restores, source["history"]]} | QUEUED
+    reloads(page, event, handlers, parts, subjects)

@@ -170,12 +170,12 @@ class Visits:
         """The visit of somebody who is here, with the lock held."""
         if visit := self._visits.get(session):
             visit.used = time.monotonic()
+            self._visits.move_to_end(session)
         return visit
 
     def _bound(self, session: str, visit: Visit) -> None:
         """After a change of a visit, with the lock held."""
-        visit.used = time.monotonic()
-        self._visits.move_to_end(session)
+        self._find(session)
         visit.shrink(self._per_visitor)
         while len(self._visits) > 1 and sum(one.size for one in self._visits.values()) > self._in_all:
             self._visits.popitem(last=False)
