@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import ModelMixin
 from tiny import compile_by, make_request, on_cpu, random_picture, tiny_profile, write_longcat, write_models
+from torch._dynamo.utils import counters
 
 from squeeze.models import loading
 from squeeze.pipeline import generate
@@ -17,7 +18,8 @@ REQUESTS = (
     {"balance": (0, 0.5, 1)}, {"balance": (1, 1, 1)}, {"balance": (0, 0, 0), "uncond": "full"}, {"cfg": 1.0},
     {"balance": (0.3, 0.9, 1)}, {"balance": (0.9, 0.1, 0.4), "uncond": "full"},
     {"balance": (0.6, 1, 0.7), "late_text": "keep"}, {"balance": (1, 1, 1), "late_text": "keep", "uncond": "full"},
-    {"prompt": "a", "late_text": "keep"}, {"height": 96, "width": 32},
+    {"prompt": "a", "late_text": "keep"}, {"prompt": "a", "late_text": "keep", "balance": (0.3, 0.7, 0.6)},
+    {"height": 96, "width": 32},
     {"height": 128, "width": 128, "balance": (0.4, 0.4, 0.4)}, {"prompt": "a"},
     {"prompt": "a toy in the snow, " * 5, "references": (random_picture(1, 64, 64),), "balance": (0.2, 0.5, 0.8)},
     {"references": (random_picture(1, 20, 90), random_picture(2, 90, 20)), "balance": (0.2, 0.5, 0.8)},
@@ -62,7 +64,9 @@ def apart(work):
 
 
 def test_nothing_is_compiled_after_it(profile, compiled):
+    counters.clear()
     said, plain = list(warm_up(compiled)), loading.load(profile)
+    assert counters["stats"]["unique_graphs"] <= 10, "a block is in pieces, or compiled again for nothing"
     assert said[0].startswith("Compiling: 0 of ")
     assert said[-1] == "Compiled."
 

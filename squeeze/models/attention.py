@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -52,7 +53,6 @@ class Attended:
     mass: Tensor | None
 
 
-@torch.compiler.disable
 def weighted_attention(
     q: Tensor, k: Tensor, v: Tensor, groups: Groups, *, merge: bool | None = None, mass: bool = False
 ) -> Attended:
@@ -114,6 +114,7 @@ class Weighing:
 
     def __init__(self) -> None:
         self.groups: Groups | None = None
+        self.uneven = False  # whether there are groups: of these torch.compile would note how many
         self.mask: Tensor | None = None
         self.merge: bool | None = None  # see weighted_attention
 
@@ -122,11 +123,33 @@ class Weighing:
         """Weights the forwards inside the block. Groups that all weigh 1 cost nothing; a mask rules the groups."""
         if groups is not None and mask is None and not even(groups):
             self.groups = tuple((count, weight) for count, weight in groups if count)
-        self.mask = mask
+        self.uneven, self.mask = self.groups is not None, mask
+        before = UNDER_WAY.set(self)
         try:
             yield
         finally:
-            self.groups = self.mask = None
+            UNDER_WAY.reset(before)
+            self.groups, self.uneven, self.mask = None, False, None
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What q attends to by the groups (B, S, H D); q, k, v as for `weighted_attention`."""
+        if torch.compiler.is_compiling():
+            return _attention(q, k, v)
+        return weighted_attention(q, k, v, self.groups or (), merge=self.merge).out.flatten(2)
+
+
+UNDER_WAY: ContextVar[Weighing] = ContextVar("weighing")
+
+
+@torch.library.custom_op("squeeze::weighted_attention", mutates_args=())
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """One operation for torch.compile, which so leaves a block whole and notes nothing of the groups."""
+    return UNDER_WAY.get().attention(q, k, v).contiguous()
+
+
+@_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return q.new_empty(q.shape[0], q.shape[1], q.shape[2] * q.shape[3])
 
 
 class _Weighed:
@@ -145,14 +168,14 @@ class _Weighed:
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Any:
-        groups, mask = self.weighing.groups, self.weighing.mask
-        if groups is None:
+        if not self.weighing.uneven:
+            mask = self.weighing.mask
             mask = attention_mask if mask is None else mask.to(hidden_states)
             return super().__call__(attn, hidden_states, encoder_hidden_states, mask, image_rotary_emb)
         q, k, v = _projected(attn, hidden_states, encoder_hidden_states)
         if image_rotary_emb is not None:
             q, k = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=1) for x in (q, k))
-        out = weighted_attention(q, k, v, groups, merge=self.weighing.merge).out.flatten(2).to(q.dtype)
+        out = self.weighing.attention(q, k, v).to(q.dtype)
         if encoder_hidden_states is None:
             return out
         text = encoder_hidden_states.shape[1]

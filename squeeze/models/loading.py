@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from diffusers import ModelMixin
 from packaging.version import Version
+from torch import Tensor, nn
 
 from ..encodings import Encodings
 from .adapter import Adapter, check_fit, wanted_by
@@ -203,14 +204,25 @@ def check_compiler(place: torch.device) -> None:
 def compile_blocks(transformer: ModelMixin) -> None:
     """Has torch compile a transformer's blocks at their first use, for any number of tokens."""
     transformer.register_forward_pre_hook(_compiler_settings)
+    for block in transformer.modules():
+        if type(block).__name__ in transformer._repeated_blocks:
+            block.register_forward_hook(_plain)
     transformer.compile_repeated_blocks(dynamic=True)
+
+
+@torch.compiler.disable
+def _plain(_block: nn.Module, _given: object, out: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Text and picture with the strides that the first block is given them with; with those that they have as parts of
+    one tensor each block would be compiled twice. For one picture these are views."""
+    return tuple(part.flatten(0, 1).view(part.shape) for part in out)
 
 
 def _compiler_settings(*_: object) -> None:
     """Sets what torch compiles blocks by; before each forward, since it holds such settings by thread, and the steps of
     one run come from several."""
-    # A block with and without text, references and weights makes eight graphs, as many as torch allows before it
-    # leaves what is new uncompiled; and that two numbers of tokens are equal is chance, not one more.
+    # A block makes up to five graphs: without text, with a token of it or more, with and without weights. Of eight,
+    # for all models of a process, torch leaves what is new uncompiled; and that two numbers of tokens are equal is
+    # chance, not one more.
     torch._dynamo.config.recompile_limit = 64
     torch.fx.experimental._config.use_duck_shape = False
 
