@@ -179,3 +179,11 @@ def test_weights_of_another_transformer(folder, tmp_path, what):
         state[name] = torch.zeros(3, 7)
     save_file(state, path, metadata={"format": "pt"})
     refused(folder, copy, "does not fit")
+
+
+def test_a_machine_that_is_full_is_not_the_loras_fault(folder, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr("peft.PeftModel.merge_and_unload", full, raising=False)
+    refused(folder, folder / "adapter", "memory was full")

@@ -13,6 +13,8 @@ SAID = [
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "memory"),
     (torch.AcceleratorError("CUDA error: out of memory\nmore"), "memory"),
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "memory"),
+    (RuntimeError("GET was unable to find an engine to execute this computation"), "memory"),
+    (RuntimeError("cusolver error: CUSOLVER_STATUS_EXECUTION_FAILED"), "device"),
     (torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore"), "device"),
     (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "device"),
     (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "device"),

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import CHANNELS, copy_with_other_weights, make_aggregation, make_vae, randomised, tiny_profile
 
+from squeeze.models import loading
 from squeeze.models.aggregation import Aggregation
 from squeeze.models.loading import LoadError, load
 from squeeze.models.profiles import PROFILES
@@ -72,6 +73,7 @@ FILES = [
     "mllm/model.safetensors",
     "mllm/config.json",
     "mllm/tokenizer.json",
+    "mllm/tokenizer_config.json",
     "mllm/preprocessor_config.json",
     "framing/diffusion_pytorch_model.safetensors",
     "framing/config.json",
@@ -167,19 +169,58 @@ def test_cuda_where_there_is_none(folder, monkeypatch, device):
         load(tiny_profile(folder), device=device)
 
 
-def test_a_card_that_does_not_work(folder, monkeypatch):
-    def fails(*_, **__):
-        raise torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device\nmore")
+def no_kernels(monkeypatch):
+    """A card that torch was not built for."""
+    ones = torch.ones
+
+    def fails(*shape, device="cpu", **how):
+        if device == "cuda":
+            raise torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device\nmore")
+        return ones(*shape, device=device, **how)
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.ones", fails)
-    with pytest.raises(LoadError, match=r"'cuda' is of no use here \(CUDA error: no kernel image .* device\)\. Use"):
+
+
+def test_a_card_that_does_not_work(folder, monkeypatch):
+    no_kernels(monkeypatch)
+    with pytest.raises(LoadError, match=r"'cuda' is of no use here \(CUDA error: no .* device\)\. Use --device cpu\.$"):
         load(tiny_profile(folder), device="cuda")
 
 
-def test_a_device_nobody_knows(folder):
-    with pytest.raises(LoadError, match="toaster"):
-        load(tiny_profile(folder), device="toaster")
+def test_a_card_of_no_use_that_nobody_asked_for_is_left_alone(folder, monkeypatch):
+    no_kernels(monkeypatch)
+    with pytest.warns(UserWarning, match=r"no kernel image.*The CPU is used"):
+        assert load(tiny_profile(folder), device="auto").device.type == "cpu"
+
+
+@pytest.mark.parametrize(("device", "memory"), [("cuda", "auto"), ("auto", "resident")])
+def test_a_full_card_that_nobody_asked_for_is_left_alone(folder, monkeypatch, device, memory):
+    full = torch.device("cuda")
+    monkeypatch.setattr(loading, "find_device", lambda name: torch.device("cpu") if name == "cpu" else full)
+    monkeypatch.setattr(loading, "free_bytes", lambda place: 1000 if place == full else None)
+    with pytest.raises(LoadError, match="No memory plan fits"):
+        load(tiny_profile(folder), device=device, memory=memory)
+    with pytest.warns(UserWarning, match=r"No memory plan fits.*The CPU is used"):
+        assert load(tiny_profile(folder), device="auto").device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_a_machine_that_is_full_is_not_the_weights_fault(folder, monkeypatch, error):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr("squeeze.models.parts.AutoencoderKL.from_pretrained", full)
+    with pytest.raises(LoadError, match=r"memory was full while the weights in .*vae were read"):
+        load(tiny_profile(folder))
+
+
+@pytest.mark.parametrize("name", ["toaster", "hpu", "privateuseone"])
+def test_a_device_nobody_knows(folder, name):
+    with pytest.raises(LoadError, match=name):
+        load(tiny_profile(folder), device=name)
 
 
 def test_another_folder_of_the_same_layout(folder, tmp_path):

@@ -289,7 +289,7 @@ def test_half_a_shard_in_the_cache(files, cache, sharded):
 GONE = [
     "vae", "vae/diffusion_pytorch_model.safetensors", "transformer/diffusion_pytorch_model.safetensors.index.json",
     "transformer/diffusion_pytorch_model-00001-of-00002.safetensors", "tokenizer/tokenizer.json",
-    "text_processor/preprocessor_config.json", "vae/config.json",
+    "tokenizer/tokenizer_config.json", "text_processor/preprocessor_config.json", "vae/config.json",
 ]  # fmt: skip
 
 

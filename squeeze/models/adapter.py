@@ -28,10 +28,10 @@ from typing import Any
 from torch import nn
 
 from ..request import is_number, is_whole
-from .failures import reason
+from .failures import reason, starved
 from .memory import config_of, states_of
 from .profiles import Profile, Source
-from .sources import LoadError, Located, read_part
+from .sources import LoadError, Located, full_host, read_part
 
 FORMAT = 1
 FILES = ("aggregation/config.json", "lora/adapter_config.json", "lora/adapter_model.safetensors")
@@ -162,6 +162,8 @@ def merge(transformer: nn.Module, adapter: Adapter) -> nn.Module:
             raise ValueError(f"weights that do not fit: {', '.join([*missing, *found.unexpected_keys][:3])} ...")
         return wrapped.merge_and_unload()
     except Exception as error:  # peft and safetensors raise a dozen types for a damaged file
+        if starved(error):
+            raise full_host(folder) from error
         raise LoadError(f"The LoRA in {folder} does not fit or is damaged ({reason(error)}). Restore it.") from error
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-FULL = ("out of memory", "ALLOC_FAILED")  # of a library that asks the driver by itself
+FULL = (  # of a library that asks the driver by itself, and of cuDNN, which passes over what it finds no room for
+    "out of memory", "ALLOC_FAILED", "unable to find an engine", "Unable to find a valid cuDNN algorithm",
+)  # fmt: skip
 FAILED = (
     "CUDA error",
     "CUDA driver error",
@@ -13,6 +15,8 @@ FAILED = (
     "cuDNN error",
     "cuDNN Frontend error",
     "cublasLt",
+    "CUSOLVER_STATUS",
+    *FULL[2:],
 )
 
 
@@ -25,6 +29,11 @@ def trouble(error: BaseException) -> str | None:
     if not any(words in str(error) for words in FAILED):
         return None
     return "memory" if any(words in str(error) for words in FULL) else "device"
+
+
+def starved(error: BaseException) -> bool:
+    """Whether host memory was full."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def reason(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -96,7 +97,15 @@ def load(
         check_weights(part)
     if added:
         check_fit(added, parts)
-    plan = choose(memory, measure(profile, read), place, free_bytes(place), host_bytes())
+    sizes = measure(profile, read)
+    try:
+        plan = choose(memory, sizes, place, free_bytes(place), host_bytes())
+    except LoadError as error:
+        if (device or profile.device, memory) != ("auto", "auto") or place.type == "cpu":
+            raise
+        warnings.warn(f"{error} The CPU is used.", stacklevel=2)
+        place = find_device("cpu")
+        plan = choose(memory, sizes, place, None, host_bytes())
     if plan.free is not None or plan.turns:
         report(plan)
     try:
@@ -147,10 +156,16 @@ def _loaded(
 
 
 def find_device(wanted: str = "auto") -> torch.device:
-    """The device of that name, tried out, "auto" being a card where there is one; raises LoadError where it is of no
-    use."""
+    """The device of that name, tried out; raises LoadError where it is of no use. "auto" is a card where there is one
+    of use, else the CPU, with a warning where the card is to blame."""
     if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        if not torch.cuda.is_available():
+            return find_device("cpu")
+        try:
+            return find_device("cuda")
+        except LoadError as error:
+            warnings.warn(f"{error} The CPU is used.", stacklevel=2)
+            return find_device("cpu")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise LoadError(
             f"This is to run on {wanted}, but torch sees no CUDA device. Install a CUDA build of torch or use "
@@ -159,10 +174,9 @@ def find_device(wanted: str = "auto") -> torch.device:
     try:
         tried = torch.ones(1, device=wanted)
         (tried + tried).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch does not know it, or it does not work
-        raise LoadError(
-            f"Device {wanted!r} is of no use here ({reason(error)}). Use --device cpu or --device cuda."
-        ) from error
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:  # unknown, or it does not work
+        others = "--device cpu" if wanted.startswith("cuda") else "--device cpu or --device cuda"
+        raise LoadError(f"Device {wanted!r} is of no use here ({reason(error)}). Use {others}.") from error
     return tried.device
 
 

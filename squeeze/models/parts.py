@@ -89,12 +89,18 @@ def read_mllm(parts: Mapping[str, Located], profile: Profile, device: torch.devi
         return inner if profile.mllm_8bit else inner.to(device)
 
     inner = read_part(parts["mllm"], model).eval()
-    tokenizer = read_part(parts["tokenizer"], AutoTokenizer.from_pretrained)
+    tokenizer = read_part(parts["tokenizer"], _tokenizer)
     processor = read_part(parts["processor"], lambda path: _image_processor(path, kind, inner.config.vision_config))
     framing = None
     if profile.framing:  # where it is, the MLLM sees the same whatever the device
         framing = read_part(parts["framing"], lambda path: read_model(Framing, path, "float32")).eval()
     return kind.reader(inner, tokenizer, processor, profile.template, framing)
+
+
+def _tokenizer(path: Path) -> Any:
+    if "tokenizer_class" not in json.loads((path / "tokenizer_config.json").read_text()):  # transformers would guess
+        raise ValueError("tokenizer_config.json does not describe the tokenizer")
+    return AutoTokenizer.from_pretrained(path)
 
 
 def _image_processor(path: Path, kind: MllmKind, vision: Any) -> Any:

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .failures import reason, refusals, trouble
+from .failures import reason, refusals, starved, trouble
 from .profiles import Profile, Source
 
 T = TypeVar("T")
@@ -32,9 +32,10 @@ T = TypeVar("T")
 PARTS = ("mllm", "tokenizer", "processor", "framing", "aggregation", "transformer", "vae")
 WANTED = ("*.json", "*.safetensors", "*.txt")  # of a folder on the hub: no weights in other formats, no pictures
 PREVIEW = "preview.safetensors"  # the preview map, in the VAE's folder
-READ_BY = {  # one of these files; any other part by its config.json
-    "tokenizer": ("tokenizer.json", "vocab.json"), "processor": ("preprocessor_config.json", "processor_config.json"),
-}  # fmt: skip
+READ_BY = {  # one of each row's files; any other part by its config.json
+    "tokenizer": [("tokenizer.json", "vocab.json"), ("tokenizer_config.json",)],
+    "processor": [("preprocessor_config.json", "processor_config.json")],
+}
 SAMPLES, SAMPLE = 64, 4096  # places and bytes that are read of each file of weights to tell it from another
 
 
@@ -157,8 +158,18 @@ def read_part(part: Located, reader: Callable[[Path], T]) -> T:
             raise
         if refusals() > before:  # transformers goes on where it cannot quantise a weight, and then blames the file
             raise torch.OutOfMemoryError(f"The device was full while {part.path} was read.") from error
+        if starved(error):
+            raise full_host(part.path) from error
         why = reason(error)
         raise LoadError(f"The weights in {part.path} are damaged or incomplete ({why}). {part.restore}") from error
+
+
+def full_host(folder: Path) -> LoadError:
+    """Where the weights in a folder are not to blame."""
+    return LoadError(
+        f"This machine's memory was full while the weights in {folder} were read. Close what else runs on it, or take "
+        f"one with more."
+    )
 
 
 def _missing(folder: Path) -> list[str]:
@@ -255,7 +266,8 @@ def _fetched(repo: str, sources: Mapping[str, Source]) -> Path:
 def _whole(folder: Path, name: str) -> bool:
     """Whether a part's folder has what it is read by, and its weights: all in one file, or an index and every shard
     that it names."""
-    if not any((folder / file).is_file() for file in READ_BY.get(name, ("config.json",))) or _missing(folder):
+    rows = READ_BY.get(name, [("config.json",)])
+    if not all(any((folder / file).is_file() for file in row) for row in rows) or _missing(folder):
         return False
     files = [path.name for path in folder.glob("*.safetensors*")]
     return name in ("tokenizer", "processor") or any("-of-" not in file for file in files)
