@@ -66,9 +66,10 @@ def lse_kernel(device: torch.device, dtype: torch.dtype, width: int) -> Kernel:
 
 
 def pick_backend(model: nn.Module, device: torch.device) -> str:
-    """Sets the fastest attention backend of diffusers that works on `device` without a download, and gives its name.
+    """Sets the fastest attention backend of diffusers that works on `device`, and gives its name.
 
-    On Hopper FlashAttention-3, if its package or its kernel is already on this machine; cuDNN on Hopper and later; else
+    On Hopper FlashAttention-3, if its package is on this machine, or one of its kernels from the hub, which may then be
+    fetched in the version that fits; cuDNN on Hopper and later; else
     torch's own choice ("native"). Each is tried on heads of the model's width, and taken if it mixes as torch's does.
     """
     sample = torch.randn(3, 1, 128, 2, model.config.attention_head_dim, generator=torch.Generator().manual_seed(0))

@@ -191,16 +191,17 @@ def measure(profile: Profile, parts: Mapping[str, Located]) -> Sizes:
     """The sizes of a profile's parts from the headers and configurations of `parts` (mllm, transformer, vae, and
     aggregation and lora where there are any), at the profile's precision and picture size. No weights are read.
 
-    The passing tensors are upper bounds by rule of thumb. Reading: 25 bytes for each value of every layer's states,
-    what the pooling over layers holds of them at once; 4 where only the last is used. Drawing: the larger of 20 tensors
-    of (tokens, width), which a block with its attention and MLP has at a time, and 4 of (side, side, channels of the
-    VAE's second level), which its decoder has.
+    The passing tensors are upper bounds by rule of thumb, kernels' own workspaces left out. Reading, the larger of: 30
+    bytes for each value of every layer's states, what DLA's poolings over layers hold of them at once, 4 where only the
+    last is used; 3 tensors of (side, side, channels of the VAE's second level), what its encoder has of a reference.
+    Drawing: the larger of 20 tensors of (tokens, width), which a block with its attention and MLP has at a time,
+    and 4 of (side, side, channels of the VAE's second level), which its decoder has.
     """
     item = getattr(torch, profile.dtype).itemsize
     side = profile.size
     reference = side if profile.at_target else profile.limits.reference
     tokens = side**2 // 256 + READ + profile.limits.references * (reference**2 // 256)
-    width = read_part(parts["transformer"], _width)
+    width, channels = read_part(parts["transformer"], _width), read_part(parts["vae"], _channels)
     layers, state = read_part(parts["mllm"], states_of)
     weights = {
         name: read_part(parts[name], partial(weight_bytes, item=item))
@@ -218,8 +219,8 @@ def measure(profile: Profile, parts: Mapping[str, Located]) -> Sizes:
         vae=weights["vae"],
         lora=read_part(parts["lora"], _file_bytes) if "lora" in parts else 0,
         table=rows * modulation // width,  # an output of each layer is a `width`-th of its weights
-        reading=READ * layers * state * (25 if "aggregation" in parts else 4),
-        drawing=item * max(20 * tokens * width, 4 * side**2 * read_part(parts["vae"], _channels)),
+        reading=max(READ * layers * state * (30 if "aggregation" in parts else 4), item * 3 * reference**2 * channels),
+        drawing=item * max(20 * tokens * width, 4 * side**2 * channels),
     )
 
 
