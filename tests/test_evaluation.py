@@ -82,11 +82,11 @@ def four(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def forty(tmp_path_factory):
-    """A run of forty cases, of blocks that hold few more: a whole one is rendered where some are passed over."""
+def twenty(tmp_path_factory):
+    """A run of twenty cases, of blocks that hold few more: a whole one is rendered where some are passed over."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plush, "BLOCK", 50)
-        return run_once(tmp_path_factory.mktemp("forty") / "out", "--n", "40")
+        patch.setattr(plush, "BLOCK", 25)
+        return run_once(tmp_path_factory.mktemp("twenty") / "out", "--n", "20")
 
 
 def test_a_stopped_run_goes_on(generations, tmp_path, capsys):
@@ -168,11 +168,11 @@ def test_another_probe_judges_the_pictures_that_are_kept(four, generations, tmp_
     assert capsys.readouterr().out == second
 
 
-def test_only_cases_that_need_the_picture(forty, generations, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(plush, "BLOCK", 50)
-    every = json.loads(forty.printed)["needs_picture"]
-    assert 0 < every["cases"] < 40
-    assert main([*forty.copied(tmp_path), "--needs-picture", "--n", str(every["cases"])]) == 0
+def test_only_cases_that_need_the_picture(twenty, generations, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plush, "BLOCK", 25)
+    every = json.loads(twenty.printed)["needs_picture"]
+    assert 0 < every["cases"] < 20
+    assert main([*twenty.copied(tmp_path), "--needs-picture", "--n", str(every["cases"])]) == 0
     only = json.loads(capsys.readouterr().out)
     assert generations == [], "cases that were kept by a run of all were drawn again"
     assert only["needs_picture"] == every
@@ -180,7 +180,7 @@ def test_only_cases_that_need_the_picture(forty, generations, tmp_path, capsys, 
     assert "copy_paste" not in only
     assert main([*COMMAND, "--needs-picture", "--n", str(every["cases"])]) == 0
     assert len(generations) == every["cases"], "a case that does not need the picture was drawn"
-    assert [one for one in forty.prompts if one in set(generations)] == generations
+    assert [one for one in twenty.prompts if one in set(generations)] == generations
 
 
 def test_cases_for_choosing_are_others(four, tmp_path, capsys):
@@ -321,8 +321,8 @@ def test_what_no_render_shows_has_no_rate():
     assert 0 <= read["place"] <= 1
 
 
-def test_every_figure_has_an_interval(forty):
-    figures = json.loads(forty.printed)
+def test_every_figure_has_an_interval(twenty):
+    figures = json.loads(twenty.printed)
     turned, needs = figures["copy_paste"], figures["needs_picture"]
     pairs = {name: (row["rate"], row["interval"]) for name, row in figures["rates"].items()}
     names = ("joint", "prompt_mean", "identity_mean", "near_copies", "proportions_off", "renders_distance")
