@@ -41,7 +41,7 @@ CASES_SEED = 77_000_000  # apart from every seed that training draws from
 SELECTION_SEED = 78_500_000  # other cases, to choose weights and settings by, so that no figure is of chosen cases
 BLIND_RECALL = 0.079  # of facings drawn without regard to the reference, by the world's distribution of azimuths
 BLIND_OFF = 0.25  # error of who takes every proportion for the middle of its range
-BARE_SHARE = 0.35  # share of scenes without a hat: the best blind guess
+BARE_SHARE = 0.35  # share of scenes without a hat, of all there are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,8 @@ def _reads(read: Reading, name: str) -> int:
 
 
 def chance(name: str) -> float:
-    """The rate of the best blind guess."""
+    """The rate of a blind guess where every answer is as frequent, and of hats of the best one. Held-out cases are less
+    even: an answer that is always the same may do better."""
     if name == "hat":
         return BARE_SHARE
     return 1 / (len(FACINGS) if name == "facing" else len(ANSWERS[name]))
